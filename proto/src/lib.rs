@@ -1,0 +1,34 @@
+//! The wire contract, in the order in which an event passes it: `agent` (page to gateway), `record` (the gateway's log),
+//! `uplink` (region to central). `schema/` holds the source of all three.
+//!
+//! Without the feature `native` the crate is `no_std` and holds [`limits`], [`sid`] and [`wire`] alone: what the agent's
+//! core is built on.
+#![cfg_attr(not(any(feature = "native", test)), no_std)]
+
+pub mod limits;
+pub mod sid;
+pub mod wire;
+
+/// Page and gateway.
+#[cfg(feature = "native")]
+#[allow(missing_docs, clippy::all)]
+pub mod agent {
+    tonic::include_proto!("tideline.agent.v1");
+}
+
+/// The gateway's log.
+#[cfg(feature = "native")]
+#[allow(missing_docs, clippy::all)]
+pub mod record {
+    tonic::include_proto!("tideline.record.v1");
+}
+
+/// Region and central.
+#[cfg(feature = "native")]
+#[allow(missing_docs, clippy::all)]
+pub mod uplink {
+    tonic::include_proto!("tideline.uplink.v1");
+}
+
+#[cfg(feature = "native")]
+pub use prost::Message;
