@@ -1,0 +1,96 @@
+//! The bucket of a cut flush, read and turned into rows. It does not change any more, so it is read in steps.
+
+use std::collections::BTreeMap;
+
+use proto::uplink::{FlushRows, LedgerRow, RollupRow, UniqueRow};
+use redis::FromRedisValue;
+
+use crate::counter::{Counter, Metric, Sighting, Tally};
+use crate::link::{Link, LinkError};
+use crate::visit;
+
+/// Fields asked for at a time: a step stays well below a millisecond of Redis's one thread.
+const SCAN_COUNT: usize = 1000;
+
+/// All rows of flush `n`, which is cut.
+pub async fn read(link: &mut Link, n: u64) -> Result<FlushRows, LinkError> {
+    let mut counters: Vec<(Vec<u8>, u64)> = scan(link, "HSCAN", &format!("wt:{n}")).await?;
+    counters.extend(scan::<(Vec<u8>, u64)>(link, "HSCAN", &format!("w:{n}")).await?);
+    let uniques: Vec<Vec<u8>> = scan(link, "SSCAN", &format!("wu:{n}")).await?;
+    let states: Vec<(Vec<u8>, Vec<u8>)> = scan(link, "HSCAN", &format!("wv:{n}")).await?;
+
+    let (rollups, ledger) = rows_of_counters(&counters)?;
+    let visits = states.iter().map(|(_, state)| visit::unpack(state)).collect::<Result<_, _>>()?;
+    Ok(FlushRows { rollups, visits, uniques: rows_of_sightings(&uniques)?, ledger })
+}
+
+/// Rollup and ledger rows, in the order of their keys: the same bucket gives the same bytes each time.
+pub(crate) fn rows_of_counters(counters: &[(Vec<u8>, u64)]) -> Result<(Vec<RollupRow>, Vec<LedgerRow>), LinkError> {
+    let mut rollups: BTreeMap<_, RollupRow> = BTreeMap::new();
+    let mut ledger: BTreeMap<_, LedgerRow> = BTreeMap::new();
+    for (field, count) in counters {
+        match Counter::from_field(field)? {
+            Counter::Rollup { kind, metric, minute, site, value } => {
+                let row = rollups.entry((site.clone(), kind, value.clone(), minute)).or_insert_with(|| RollupRow {
+                    site,
+                    kind: kind.into(),
+                    value,
+                    minute,
+                    ..Default::default()
+                });
+                match metric {
+                    Metric::Pageviews => row.pageviews += count,
+                    Metric::Events => row.events += count,
+                    Metric::EngagedMs => row.engaged_ms += count,
+                }
+            }
+            Counter::Ledger { reason, tally, day, site } => {
+                let row = ledger.entry((site.clone(), day, reason)).or_insert_with(|| LedgerRow {
+                    site,
+                    day,
+                    reason: reason as u32,
+                    ..Default::default()
+                });
+                match tally {
+                    Tally::Events => row.events += count,
+                    Tally::Batches => row.batches += count,
+                    Tally::Duplicates => row.duplicates += count,
+                }
+            }
+        }
+    }
+    Ok((rollups.into_values().collect(), ledger.into_values().collect()))
+}
+
+fn rows_of_sightings(members: &[Vec<u8>]) -> Result<Vec<UniqueRow>, LinkError> {
+    let mut rows: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+    for member in members {
+        let Sighting { kind, quarter, site, value, visitor } = Sighting::from_member(member)?;
+        rows.entry((site, kind, value, quarter)).or_default().push(visitor);
+    }
+    let row = |((site, kind, value, quarter), mut visitors): (_, Vec<u64>)| {
+        visitors.sort_unstable();
+        UniqueRow { site, kind: proto::uplink::Kind::into(kind), value, quarter, visitors }
+    };
+    Ok(rows.into_iter().map(row).collect())
+}
+
+/// Every element of a hash or set. A scan may show an element twice when the table was resized before; a cut bucket's
+/// elements never change, so the later copy equals the earlier.
+async fn scan<T: FromRedisValue + Ord>(link: &mut Link, command: &str, name: &str) -> Result<Vec<T>, LinkError> {
+    let key = link.shard.key(name);
+    let (mut cursor, mut all) = (0u64, Vec::new());
+    loop {
+        let mut step = redis::cmd(command);
+        step.arg(&key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
+        let (next, elements): (u64, Vec<T>) = step.query_async(&mut link.connection).await?;
+        all.extend(elements);
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
