@@ -1,1 +1,97 @@
-fn main() {}
+//! `tideline`: every role of Tideline in one binary, in the order in which an event passes them, and the command that
+//! runs them all on one machine.
+
+mod ready;
+mod role;
+mod status;
+mod stop;
+mod up;
+
+use std::future::Future;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start_logging().and_then(|()| run(cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Web analytics from the edge inwards.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take events from pages, log them, count them in the region's Redis, acknowledge them
+    Gateway(role::Args),
+    /// Cut the region's counters and forward them to central
+    Aggregator(role::Args),
+    /// Store what the regions counted; answer reports; serve the dashboard
+    Central(role::Args),
+    /// Run all roles and a private Redis on this machine
+    Up(up::Args),
+    /// Show the roles that `tideline up` runs
+    Status(status::Args),
+    /// Send simulated load and audit what was counted
+    Loadtest(loadtest::Args),
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Gateway(args) => serve(async { Ok(gateway::run(args.load("gateway")?, stop::on_signal()?).await?) }),
+        Command::Aggregator(args) => {
+            serve(async { Ok(aggregator::run(args.load("aggregator")?, stop::on_signal()?).await?) })
+        }
+        Command::Central(args) => serve(async { Ok(central::run(args.load("central")?, stop::on_signal()?).await?) }),
+        // One thread: a child process dies with the *thread* that started it, so it must be one that lasts.
+        Command::Up(args) => block_on(tokio::runtime::Builder::new_current_thread(), async {
+            up::run(args, stop::on_signal()?).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Status(args) => block_on(tokio::runtime::Builder::new_current_thread(), async {
+            status::run(args).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Loadtest(args) => block_on(tokio::runtime::Builder::new_multi_thread(), async {
+            let report = loadtest::run(args).await?;
+            Ok(if report.audit.difference == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }),
+    }
+}
+
+fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    block_on(tokio::runtime::Builder::new_multi_thread(), async { role.await.map(|()| ExitCode::SUCCESS) })
+}
+
+fn block_on<T>(
+    mut runtime: tokio::runtime::Builder,
+    future: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    runtime.enable_all().build().context("cannot start the runtime")?.block_on(future)
+}
+
+/// Logs go to stderr: what a command answers on stdout stays clean.
+fn start_logging() -> anyhow::Result<()> {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env()
+        .context("RUST_LOG is not a log filter such as `info` or `gateway=debug,info`")?;
+    let to_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(to_terminal).init();
+    Ok(())
+}
