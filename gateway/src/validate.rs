@@ -1,0 +1,295 @@
+//! What of a batch is counted. Decode ([`decode_frame`] or [`decode_envelope`], [`decode_batch`]), then [`identity`], then [`validate`]: past
+//! this nothing is checked again, and every event that is not counted has exactly one [`Reason`].
+
+mod decode;
+mod reason;
+
+use std::{collections::HashMap, sync::Arc};
+
+use proto::{
+    agent::{Batch, Class, Event, GivenUp, Reason},
+    limits,
+    record::Dropped,
+    sid::Sid,
+};
+use url::Url;
+
+use crate::source;
+
+pub use decode::{BatchHead, Undecodable, decode_batch, decode_envelope, decode_frame};
+pub use reason::{explain, is_final, label};
+
+/// An event may be this much older than its arrival: as long as the longest acceptance of a batch.
+const EVENT_AGE_MS_MAX: i128 = limits::ACCEPT_LONG_MS as i128;
+/// An event may be this much ahead of its arrival, by the device's clock; it counts as just arrived.
+const EVENT_AHEAD_MS_MAX: i128 = 5 * 60 * 1000;
+/// Bytes of a language tag: the longest that RFC 5646 asks implementations to hold.
+const LANGUAGE_BYTES_MAX: usize = 35;
+/// CSS pixels: no screen is larger.
+const SCREEN_PIXELS_MAX: u32 = 32_767;
+
+/// The clocks by which event times are corrected, Unix ms.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    /// The region's clock when the transmission came in.
+    pub arrived_ms: u64,
+    /// The device's clock when it left (`Envelope.sent_ms`).
+    pub sent_ms: u64,
+}
+
+/// A batch, taken apart into what is counted and what is not.
+#[derive(Debug)]
+pub struct Validated<'a> {
+    /// Why the batch as a whole is refused, finally. Then there are no events, and all that it held is in `dropped`.
+    pub refused: Option<Reason>,
+    /// In the order of the batch.
+    pub events: Vec<ValidEvent<'a>>,
+    /// The other events by reason, and (with `given_up`) what the agent gave up since its last batch.
+    pub dropped: Vec<Dropped>,
+    /// "1280x720"; empty if the batch names none.
+    pub screen: String,
+    /// A BCP 47 tag; empty if the batch names none.
+    pub language: &'a str,
+}
+
+/// An event that is counted.
+#[derive(Debug)]
+pub struct ValidEvent<'a> {
+    /// Its place in the batch: with sid and seq, its identity.
+    pub index: u32,
+    /// [`limits::PAGEVIEW`], or what the page called it.
+    pub name: &'a str,
+    /// When it happened by the region's clock, Unix ms; never after its arrival.
+    pub at_ms: u64,
+    /// Where it happened. Events of one page share it.
+    pub page: Arc<Page>,
+    /// Whence the visitor came to the page.
+    pub referrer: Option<Arc<Url>>,
+    /// Key and value.
+    pub props: Vec<(&'a str, &'a str)>,
+    /// Time the page was in use since the event before.
+    pub engaged_ms: u32,
+}
+
+/// A page's URL, absolute, http or https.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// All of it: the query holds the campaign.
+    pub url: Url,
+    /// In lower case, international names in their ASCII form.
+    pub hostname: String,
+    /// What is counted as the page; see [`source::path`].
+    pub path: String,
+}
+
+impl ValidEvent<'_> {
+    /// A pageview; everything else is an event.
+    pub fn is_pageview(&self) -> bool {
+        self.name == limits::PAGEVIEW
+    }
+}
+
+/// Who the batch is, if it can be remembered: sid and seq are well formed and the sid is within acceptance.
+///
+/// An unknown class counts as the shorter one. A refusal here is not final: nothing of the batch is remembered.
+pub fn identity(sid: &[u8], seq: u32, class: i32, now_ms: u64) -> Result<(Sid, u32), Reason> {
+    let sid = Sid::try_new(sid).map_err(|_| Reason::InvalidSid)?;
+    if !(1..=limits::SEQ_MAX).contains(&seq) {
+        return Err(Reason::InvalidSeq);
+    }
+    let accepted_ms = match Class::try_from(class) {
+        Ok(Class::Long) => limits::ACCEPT_LONG_MS,
+        Ok(Class::Short) | Err(_) => limits::ACCEPT_SHORT_MS,
+    };
+    if sid.stamp_ms() > now_ms.saturating_add(limits::SID_AHEAD_MS) {
+        return Err(Reason::SidInFuture);
+    }
+    if now_ms > sid.stamp_ms().saturating_add(accepted_ms) {
+        return Err(Reason::SidExpired);
+    }
+    Ok((sid, seq))
+}
+
+/// Takes a batch apart. `events.len()` and the events in `dropped` that are not `given_up` add up to the batch's events.
+pub fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
+    let mut dropped = Tally::default();
+    for given_up in &batch.given_up {
+        dropped.given_up(given_up);
+    }
+    let mut validated = Validated {
+        refused: None,
+        events: Vec::new(),
+        dropped: Vec::new(),
+        screen: screen(batch),
+        language: language(batch),
+    };
+    if batch.events.len() > limits::EVENTS_MAX {
+        validated.refused = Some(Reason::TooManyEvents);
+        dropped.event(Reason::TooManyEvents, u32::try_from(batch.events.len()).unwrap_or(u32::MAX));
+    } else if batch.events.is_empty() && batch.given_up.is_empty() {
+        validated.refused = Some(Reason::EmptyBatch);
+    } else {
+        let mut strings = Strings::new(&batch.strings);
+        let mut at_ms = i128::from(batch.base_ms); // wide enough for 10,000 deltas of 64 bits
+        validated.events.reserve(batch.events.len());
+        for (index, event) in (0..).zip(&batch.events) {
+            at_ms += i128::from(event.delta_ms);
+            match valid_event(index, event, at_ms, clocks, &mut strings) {
+                Ok(event) => validated.events.push(event),
+                Err(reason) => dropped.event(reason, 1),
+            }
+        }
+    }
+    validated.dropped = dropped.rows;
+    validated
+}
+
+/// The checks in this order, so that an event wrong in two ways has the one reason that comes first.
+fn valid_event<'a>(
+    index: u32,
+    event: &Event,
+    device_ms: i128,
+    clocks: Clocks,
+    strings: &mut Strings<'a>,
+) -> Result<ValidEvent<'a>, Reason> {
+    let name = strings.at(event.name)?.filter(|name| is_event_name(name));
+    let url = strings.at(event.url)?;
+    let referrer = strings.at(event.referrer)?;
+    let props = props(event, strings)?;
+    let name = name.ok_or(Reason::InvalidEventName)?;
+    let page = url.and_then(|url| strings.page(url)).ok_or(Reason::InvalidUrl)?;
+    let props = props.ok_or(Reason::InvalidProps)?;
+    Ok(ValidEvent {
+        index,
+        name,
+        at_ms: corrected(device_ms, clocks)?,
+        page,
+        referrer: referrer.and_then(|referrer| strings.referrer(referrer)),
+        props,
+        engaged_ms: event.engaged_ms,
+    })
+}
+
+fn is_event_name(name: &str) -> bool {
+    (1..=limits::EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
+}
+
+/// Every reference is looked up before any is judged: `Err` is a bad reference, `None` a bad property.
+#[allow(clippy::type_complexity)]
+fn props<'a>(event: &Event, strings: &Strings<'a>) -> Result<Option<Vec<(&'a str, &'a str)>>, Reason> {
+    let texts: Vec<&str> = event
+        .props
+        .iter()
+        .map(|&reference| Ok(strings.at(reference)?.unwrap_or_default()))
+        .collect::<Result<_, _>>()?;
+    let (pairs, rest) = texts.as_chunks::<2>();
+    let fits = |[key, value]: &[&str; 2]| {
+        (1..=limits::PROP_KEY_BYTES_MAX).contains(&key.len()) && value.len() <= limits::PROP_VALUE_BYTES_MAX
+    };
+    let valid = rest.is_empty() && pairs.len() <= limits::PROPS_MAX && pairs.iter().all(fits);
+    Ok(valid.then(|| pairs.iter().map(|&[key, value]| (key, value)).collect()))
+}
+
+/// The event's time by the region's clock: as long before the arrival as it was, on the device, before the transmission.
+fn corrected(device_ms: i128, clocks: Clocks) -> Result<u64, Reason> {
+    let arrived_ms = i128::from(clocks.arrived_ms);
+    let at_ms = arrived_ms - (i128::from(clocks.sent_ms) - device_ms);
+    if !(arrived_ms - EVENT_AGE_MS_MAX..=arrived_ms + EVENT_AHEAD_MS_MAX).contains(&at_ms) {
+        return Err(Reason::EventTimeOutOfRange);
+    }
+    u64::try_from(at_ms.min(arrived_ms)).map_err(|_| Reason::EventTimeOutOfRange)
+}
+
+fn screen(batch: &Batch) -> String {
+    let sides = [batch.screen_width, batch.screen_height];
+    if sides.iter().all(|side| (1..=SCREEN_PIXELS_MAX).contains(side)) {
+        format!("{}x{}", sides[0], sides[1])
+    } else {
+        String::new()
+    }
+}
+
+/// Not worth refusing anything for: what is not a tag is no tag.
+fn language(batch: &Batch) -> &str {
+    let tag = Strings::new(&batch.strings).at(batch.language).ok().flatten().unwrap_or_default();
+    let is_tag =
+        tag.len() <= LANGUAGE_BYTES_MAX && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if is_tag { tag } else { "" }
+}
+
+/// A batch's string table, and the URLs in it once they are parsed: most events of a batch share one.
+struct Strings<'a> {
+    table: &'a [String],
+    pages: HashMap<&'a str, Option<Arc<Page>>>,
+    referrers: HashMap<&'a str, Option<Arc<Url>>>,
+}
+
+impl<'a> Strings<'a> {
+    fn new(table: &'a [String]) -> Self {
+        Self { table, pages: HashMap::new(), referrers: HashMap::new() }
+    }
+
+    /// The string behind a reference; reference 0 is none.
+    fn at(&self, reference: u32) -> Result<Option<&'a str>, Reason> {
+        let Some(index) = (reference as usize).checked_sub(1) else { return Ok(None) };
+        self.table.get(index).map(|text| Some(text.as_str())).ok_or(Reason::BadReference)
+    }
+
+    fn page(&mut self, text: &'a str) -> Option<Arc<Page>> {
+        self.pages.entry(text).or_insert_with(|| Page::parse(text).map(Arc::new)).clone()
+    }
+
+    fn referrer(&mut self, text: &'a str) -> Option<Arc<Url>> {
+        let parse = || absolute(text, &["http", "https", "android-app"]).map(Arc::new);
+        self.referrers.entry(text).or_insert_with(parse).clone()
+    }
+}
+
+impl Page {
+    fn parse(text: &str) -> Option<Self> {
+        let url = absolute(text, &["http", "https"])?;
+        Some(Self { hostname: url.host_str()?.to_owned(), path: source::path(&url), url })
+    }
+}
+
+fn absolute(text: &str, schemes: &[&str]) -> Option<Url> {
+    let url = (text.len() <= limits::URL_BYTES_MAX).then(|| Url::parse(text).ok())??;
+    (schemes.contains(&url.scheme()) && url.has_host()).then_some(url)
+}
+
+/// Counts of what is not counted: one row a reason, few enough to search through.
+#[derive(Default)]
+struct Tally {
+    rows: Vec<Dropped>,
+}
+
+impl Tally {
+    fn event(&mut self, reason: Reason, events: u32) {
+        self.add(Dropped { reason: reason as u32, events, batches: 0, given_up: false });
+    }
+
+    /// The ledger's reason 0 is "counted", and an unknown number could be any of four billion: an agent that gives either has
+    /// sent something malformed.
+    fn given_up(&mut self, given_up: &GivenUp) {
+        let known = Reason::try_from(given_up.reason).ok().filter(|&reason| reason != Reason::Unspecified);
+        self.add(Dropped {
+            reason: known.unwrap_or(Reason::Malformed) as u32,
+            events: given_up.events,
+            batches: given_up.batches,
+            given_up: true,
+        });
+    }
+
+    fn add(&mut self, more: Dropped) {
+        match self.rows.iter_mut().find(|row| (row.reason, row.given_up) == (more.reason, more.given_up)) {
+            Some(row) => {
+                row.events = row.events.saturating_add(more.events);
+                row.batches = row.batches.saturating_add(more.batches);
+            }
+            None => self.rows.push(more),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

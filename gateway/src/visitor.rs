@@ -1,0 +1,127 @@
+//! Who a visitor is, without a cookie: a keyed hash of site, address and user agent whose key lives for a day.
+
+use std::{collections::BTreeMap, fmt, hash::Hasher, net::IpAddr, str::FromStr};
+
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use siphasher::sip::SipHasher24;
+
+/// A visitor of one site on one local day. Says nothing about the visitor once the day's salt is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VisitorId(u64);
+
+/// A calendar date in a site's timezone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LocalDay(Date);
+
+/// The secret of one local day.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SaltKey([u8; 16]);
+
+/// The salts that central has handed out, by day.
+#[derive(Debug, Clone, Default)]
+pub struct Salts(BTreeMap<LocalDay, SaltKey>);
+
+/// A salt from central that cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SaltError {
+    /// The day is no date.
+    #[error("a salt's day is `{0}`: it must be a date such as 2026-11-22")]
+    Day(String),
+    /// The key has another length.
+    #[error("the salt of {day} has {bytes} bytes: it must have 16")]
+    Key {
+        /// The salt's day.
+        day: String,
+        /// The key's length.
+        bytes: usize,
+    },
+}
+
+impl VisitorId {
+    /// SipHash-2-4 under the day's salt.
+    ///
+    /// Each field goes in behind its length, so that no two different triples hash the same bytes.
+    pub fn of(salt: &SaltKey, site: &str, address: IpAddr, user_agent: &str) -> Self {
+        let mut hasher = SipHasher24::new_with_key(&salt.0);
+        let mut field = |bytes: &[u8]| {
+            hasher.write(&(bytes.len() as u64).to_le_bytes());
+            hasher.write(bytes);
+        };
+        field(site.as_bytes());
+        match address.to_canonical() {
+            IpAddr::V4(address) => field(&address.octets()),
+            IpAddr::V6(address) => field(&address.octets()),
+        }
+        field(user_agent.as_bytes());
+        Self(hasher.finish())
+    }
+
+    /// The hash as it is recorded.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl LocalDay {
+    /// The date on the site's calendar at this time (Unix ms).
+    pub fn at(unix_ms: u64, timezone: &TimeZone) -> Self {
+        let timestamp = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        Self(timezone.to_datetime(timestamp.unwrap_or(Timestamp::MAX)).date())
+    }
+
+    /// The day before: its salt is tried first for 30 minutes after midnight, so that a running visit keeps its visitor.
+    pub fn yesterday(self) -> Self {
+        Self(self.0.yesterday().unwrap_or(self.0))
+    }
+}
+
+impl FromStr for LocalDay {
+    type Err = SaltError;
+
+    fn from_str(text: &str) -> Result<Self, SaltError> {
+        text.parse().map(Self).map_err(|_| SaltError::Day(text.to_owned()))
+    }
+}
+
+impl fmt::Display for LocalDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl SaltKey {
+    /// A key of sixteen random bytes.
+    pub fn new(key: [u8; 16]) -> Self {
+        Self(key)
+    }
+}
+
+/// Whoever knows the key can find out who a visitor was, so it never reaches a log.
+impl fmt::Debug for SaltKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SaltKey(…)")
+    }
+}
+
+impl Salts {
+    /// What central sent, whole or not at all.
+    pub fn try_new(salts: &[proto::uplink::Salt]) -> Result<Self, SaltError> {
+        salts
+            .iter()
+            .map(|salt| {
+                let key = salt.key.as_slice().try_into();
+                let key = key.map_err(|_| SaltError::Key { day: salt.day.clone(), bytes: salt.key.len() })?;
+                Ok((salt.day.parse()?, SaltKey(key)))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// The salt of this day; `None` if central has not sent it, or has told the gateway to forget it.
+    pub fn of(&self, day: LocalDay) -> Option<&SaltKey> {
+        self.0.get(&day)
+    }
+}
+
+#[cfg(test)]
+mod tests;
