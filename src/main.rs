@@ -95,3 +95,25 @@ fn start_logging() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(to_terminal).init();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn up_takes_sites_as_they_are_written() {
+        let line = ["tideline", "up", "--site", "a=https://a.example", "--site", "b=http://localhost:3000;Europe/Berlin"];
+        assert!(Cli::try_parse_from(line).is_ok());
+        let error = Cli::try_parse_from(["tideline", "up", "--site", "a"]).err().unwrap();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("NAME=ORIGIN"), "{error}");
+        assert!(Cli::try_parse_from(["tideline", "up", "--no-visitors"]).is_err(), "only with --demo");
+    }
+}

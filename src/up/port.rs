@@ -1,0 +1,115 @@
+//! Addresses that people choose: tried before anything is started, so that a port in use is named together with its flag.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use thiserror::Error;
+use tokio::net::TcpSocket;
+
+/// Why an address cannot be listened on.
+#[derive(Debug, Error)]
+pub enum PortError {
+    /// Someone else listens there.
+    #[error(
+        "{flag} {address}: the port is in use; stop what listens there or choose another, such as {flag} {}:0 for any free port",
+        address.ip()
+    )]
+    InUse { flag: &'static str, address: SocketAddr },
+    /// A port below 1024, for which this user lacks the right.
+    #[error("{flag} {address}: this user may not listen there; choose a port from 1024 on")]
+    NotAllowed { flag: &'static str, address: SocketAddr },
+    /// An address that is not this machine's.
+    #[error("{flag} {address}: no address of this machine; choose one, such as 127.0.0.1:{} or 0.0.0.0:{0}", address.port())]
+    NotOurs { flag: &'static str, address: SocketAddr },
+    /// Anything else the kernel says.
+    #[error("{flag} {address}: cannot listen there: {source}")]
+    Other { flag: &'static str, address: SocketAddr, source: std::io::Error },
+}
+
+/// Fails with a clear error if nothing could listen on `address`.
+pub fn check(flag: &'static str, address: SocketAddr) -> Result<(), PortError> {
+    TcpListener::bind(address).map(drop).map_err(|source| explain(flag, address, source))
+}
+
+/// A port for a listener that uses SO_REUSEPORT, known and kept before the listener exists.
+pub struct Reserved {
+    /// With a real port, also where 0 was asked for.
+    pub address: SocketAddr,
+    /// Bound but not listening: it takes no connection, and lets the later listener of this user bind beside it.
+    _socket: TcpSocket,
+}
+
+/// Reserves `address` for the gateway, whose URL central must know before the gateway runs.
+pub fn reserve(flag: &'static str, address: SocketAddr) -> Result<Reserved, PortError> {
+    check(flag, address)?;
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseport(true)?;
+        socket.bind(address)?;
+        Ok(Reserved { address: socket.local_addr()?, _socket: socket })
+    };
+    bind().map_err(|source| explain(flag, address, source))
+}
+
+/// The URL of a listener as this machine's own programs reach it: "all addresses" is none to connect to.
+pub fn url(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    format!("http://{address}")
+}
+
+fn explain(flag: &'static str, address: SocketAddr, source: std::io::Error) -> PortError {
+    match source.kind() {
+        ErrorKind::AddrInUse => PortError::InUse { flag, address },
+        ErrorKind::PermissionDenied => PortError::NotAllowed { flag, address },
+        ErrorKind::AddrNotAvailable => PortError::NotOurs { flag, address },
+        _ => PortError::Other { flag, address, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_with_its_flag() {
+        let taken = TcpListener::bind(any()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = check("--central", address).unwrap_err().to_string();
+        assert!(error.contains(&format!("--central {address}")) && error.contains("in use"), "{error}");
+        drop(taken);
+        check("--central", address).unwrap();
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_refused() {
+        let error = check("--gateway", "192.0.2.1:8080".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("--gateway 192.0.2.1:8080: no address of this machine"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_reserved_port_is_known_and_can_still_be_listened_on() {
+        let reserved = reserve("--gateway", any()).unwrap();
+        assert_ne!(reserved.address.port(), 0);
+        assert!(TcpListener::bind(reserved.address).is_err(), "kept from others");
+        let listener = TcpSocket::new_v4().unwrap();
+        listener.set_reuseport(true).unwrap();
+        listener.bind(reserved.address).unwrap();
+        let listener = listener.listen(8).unwrap();
+        let (connected, _) = tokio::join!(tokio::net::TcpStream::connect(reserved.address), listener.accept());
+        connected.unwrap();
+    }
+
+    #[test]
+    fn a_url_is_one_that_can_be_opened() {
+        assert_eq!(url("127.0.0.1:8080".parse().unwrap()), "http://127.0.0.1:8080");
+        assert_eq!(url("0.0.0.0:8080".parse().unwrap()), "http://127.0.0.1:8080");
+        assert_eq!(url("[::]:8080".parse().unwrap()), "http://[::1]:8080");
+    }
+}
