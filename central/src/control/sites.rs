@@ -1,0 +1,124 @@
+//! Sites: a name, the origins that may send for it, the timezone its days are counted in.
+
+use std::collections::BTreeMap;
+
+use jiff::{Timestamp, tz::TimeZone};
+use url::Url;
+
+use super::{Control, ControlError};
+
+/// A site whose parts were checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// Letters, digits and `. - _ /`, 100 at most.
+    pub name: String,
+    /// `scheme://host[:port]` as a browser writes it in the header Origin.
+    pub origins: Vec<String>,
+    /// IANA name.
+    pub timezone: String,
+}
+
+/// A site that cannot be.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SiteError {
+    /// The name.
+    #[error("site_id {0:?} must be 1 to {NAME_CHARACTERS_MAX} of the characters a-z A-Z 0-9 . - _ /")]
+    Name(String),
+    /// An origin.
+    #[error("origin {0:?} must be http:// or https://, a host and maybe a port, such as https://example.com")]
+    Origin(String),
+    /// No origin, or too many.
+    #[error("a site has 1 to {ORIGINS_MAX} origins, not {0}")]
+    Origins(usize),
+    /// The timezone.
+    #[error("timezone {0:?} must be an IANA name such as Europe/Berlin or UTC")]
+    Timezone(String),
+}
+
+const NAME_CHARACTERS_MAX: usize = 100;
+const ORIGINS_MAX: usize = 100;
+
+impl Site {
+    /// Checks every part and brings the origins into a browser's form.
+    pub fn try_new(name: &str, origins: &[String], timezone: &str) -> Result<Self, SiteError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+        if name.is_empty() || name.len() > NAME_CHARACTERS_MAX || !name.chars().all(allowed) {
+            return Err(SiteError::Name(name.to_owned()));
+        }
+        if origins.is_empty() || origins.len() > ORIGINS_MAX {
+            return Err(SiteError::Origins(origins.len()));
+        }
+        let origins = origins.iter().map(|origin| browser_form(origin)).collect::<Result<_, _>>()?;
+        TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
+        Ok(Self { name: name.to_owned(), origins, timezone: timezone.to_owned() })
+    }
+}
+
+/// Lowercase, the scheme's own port left out, nothing behind the port.
+fn browser_form(origin: &str) -> Result<String, SiteError> {
+    let wrong = || SiteError::Origin(origin.to_owned());
+    let url = Url::parse(origin).map_err(|_| wrong())?;
+    let bare = matches!(url.scheme(), "http" | "https")
+        && matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if bare { Ok(url.origin().ascii_serialization()) } else { Err(wrong()) }
+}
+
+impl Control {
+    /// Makes the site, or gives the one of its name new origins and a new timezone; gateways are told at once.
+    pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<(), ControlError> {
+        sqlx::query(
+            "INSERT INTO sites (name, timezone, origins, created_ms) VALUES (?, ?, ?, ?)
+             ON CONFLICT (name) DO UPDATE SET timezone = excluded.timezone, origins = excluded.origins",
+        )
+        .bind(&site.name)
+        .bind(&site.timezone)
+        .bind(serde_json::Value::from(site.origins.clone()).to_string())
+        .bind(now.as_millisecond())
+        .execute(&self.pool)
+        .await?;
+        self.publish().await
+    }
+
+    pub(super) async fn read_sites(&self) -> Result<BTreeMap<String, Site>, ControlError> {
+        let rows: Vec<(String, String, String)> =
+            sqlx::query_as("SELECT name, timezone, origins FROM sites").fetch_all(&self.pool).await?;
+        rows.into_iter()
+            .map(|(name, timezone, origins)| {
+                let origins = serde_json::from_str(&origins)
+                    .map_err(|_| ControlError::Damaged(format!("the origins of site {name:?}")))?;
+                Ok((name.clone(), Site { name, origins, timezone }))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_take_the_form_that_browsers_send() {
+        let origins = ["HTTPS://Example.com:443/".to_owned(), "http://localhost:8090".to_owned()];
+        let site = Site::try_new("example.com", &origins, "Asia/Kathmandu").unwrap();
+        assert_eq!(site.origins, ["https://example.com", "http://localhost:8090"]);
+    }
+
+    #[test]
+    fn what_cannot_be_a_site_is_refused_with_the_part_that_is_wrong() {
+        let origins = ["https://example.com".to_owned()];
+        let name = |name| Site::try_new(name, &origins, "UTC").unwrap_err();
+        for wrong in ["", "a b", "a\"><script>", "ü", &"a".repeat(101)] {
+            assert!(matches!(name(wrong), SiteError::Name(_)), "{wrong}");
+        }
+        for wrong in ["example.com", "ftp://example.com", "https://example.com/path", "https://u@example.com", "*"] {
+            let error = Site::try_new("s", &[wrong.to_owned()], "UTC").unwrap_err();
+            assert!(matches!(error, SiteError::Origin(_)), "{wrong}");
+        }
+        assert_eq!(Site::try_new("s", &[], "UTC").unwrap_err(), SiteError::Origins(0));
+        assert!(matches!(Site::try_new("s", &origins, "Mars/Olympus").unwrap_err(), SiteError::Timezone(_)));
+    }
+}

@@ -1,0 +1,184 @@
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    access::{LINK_LIFETIME, SESSION_LIFETIME},
+    shards::{Registration, ShardId},
+    *,
+};
+use crate::secret::{Secret, SecretHash};
+
+async fn control() -> (tempfile::TempDir, Control) {
+    let folder = tempfile::tempdir().unwrap();
+    let control = Control::open(folder.path()).await.unwrap();
+    (folder, control)
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn noon() -> Timestamp {
+    at("2026-11-22T12:00:00Z")
+}
+
+fn shard() -> ShardId {
+    ShardId { region: "local".to_owned(), shard: 0 }
+}
+
+#[tokio::test]
+async fn a_link_signs_in_once() {
+    let (_folder, control) = control().await;
+    let (token, expires) = control.create_link("owner", noon()).await.unwrap();
+    assert_eq!(expires, at("2026-11-23T12:00:00Z"));
+    assert!(control.sign_in(&Secret::random().hash(), noon()).await.unwrap().is_none());
+
+    let session = control.sign_in(&token.hash(), noon()).await.unwrap().unwrap();
+    assert!(control.sign_in(&token.hash(), noon()).await.unwrap().is_none());
+
+    let holder = control.session_holder(&session.hash(), noon()).await.unwrap().unwrap();
+    assert_eq!((holder.name.as_str(), holder.sees_all()), ("owner", true));
+    control.sign_out(&session.hash()).await.unwrap();
+    assert!(control.session_holder(&session.hash(), noon()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn two_who_use_a_link_at_once_do_not_both_get_in() {
+    let (_folder, control) = control().await;
+    let (token, _) = control.create_link("owner", noon()).await.unwrap();
+    let hash = token.hash();
+    let (a, b) = tokio::join!(control.sign_in(&hash, noon()), control.sign_in(&hash, noon()));
+    assert_ne!(a.unwrap().is_some(), b.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn links_and_sessions_expire() {
+    let (_folder, control) = control().await;
+    let (late, expires) = control.create_link("owner", noon()).await.unwrap();
+    assert!(control.sign_in(&late.hash(), expires).await.unwrap().is_none());
+
+    let (token, _) = control.create_link("owner", noon()).await.unwrap();
+    let session = control.sign_in(&token.hash(), noon()).await.unwrap().unwrap();
+    let end = noon() + SESSION_LIFETIME;
+    assert!(control.session_holder(&session.hash(), end - SignedDuration::from_secs(1)).await.unwrap().is_some());
+    assert!(control.session_holder(&session.hash(), end).await.unwrap().is_none());
+
+    control.create_link("owner", noon()).await.unwrap();
+    control.forget_expired(end + LINK_LIFETIME).await.unwrap();
+    let left: i64 = sqlx::query_scalar("SELECT (SELECT count(*) FROM sessions) + (SELECT count(*) FROM sign_in_links)")
+        .fetch_one(&control.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_key_of_one_site_sees_that_site_alone() {
+    let (_folder, control) = control().await;
+    let site = Site::try_new("a.example", &["https://a.example".to_owned()], "UTC").unwrap();
+    control.put_site(&site, noon()).await.unwrap();
+    let narrow = control.create_key("export", Some("a.example"), noon()).await.unwrap();
+    let wide = control.create_key("script", None, noon()).await.unwrap();
+
+    let holder = control.key_holder(&narrow.hash()).await.unwrap().unwrap();
+    assert!(holder.may_see("a.example") && !holder.may_see("b.example") && !holder.sees_all());
+    let holder = control.key_holder(&wide.hash()).await.unwrap().unwrap();
+    assert!(holder.may_see("b.example") && holder.sees_all());
+    assert!(control.key_holder(&SecretHash::of("guess")).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn no_secret_is_kept_as_it_is() {
+    let (folder, control) = control().await;
+    let key = control.create_key("script", None, noon()).await.unwrap();
+    let (token, _) = control.create_link("owner", noon()).await.unwrap();
+    control.close().await;
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        for secret in [&key, &token] {
+            assert!(!bytes.windows(43).any(|window| window == secret.reveal().as_bytes()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_site_is_published_and_kept() {
+    let (folder, control) = control().await;
+    let mut published = control.published();
+    published.mark_unchanged();
+    let site = |origin: &str| Site::try_new("shop", &[origin.to_owned()], "Europe/Berlin").unwrap();
+    control.put_site(&site("https://a.example"), noon()).await.unwrap();
+    assert!(published.has_changed().unwrap());
+    published.mark_unchanged();
+    control.put_site(&site("https://a.example"), noon()).await.unwrap();
+    assert!(!published.has_changed().unwrap(), "nothing changed, so nobody is told");
+    control.put_site(&site("https://b.example"), noon()).await.unwrap();
+    assert!(published.has_changed().unwrap());
+    control.close().await;
+
+    let reopened = Control::open(folder.path()).await.unwrap();
+    assert_eq!(reopened.site("shop"), Some(site("https://b.example")));
+}
+
+#[tokio::test]
+async fn salts_last_from_the_day_before_yesterday_until_their_time_is_over() {
+    let (_folder, control) = control().await;
+    let days = |control: &Control| control.published.borrow().salts.keys().cloned().collect::<Vec<_>>();
+    control.renew_salts(at("2026-11-22T11:59:59Z")).await.unwrap();
+    assert_eq!(days(&control), ["2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23", "2026-11-24"]);
+    let before = control.published.borrow().salts.clone();
+
+    control.renew_salts(at("2026-11-23T11:59:59Z")).await.unwrap();
+    assert_eq!(days(&control).first().unwrap(), "2026-11-20");
+    control.renew_salts(at("2026-11-23T12:00:00Z")).await.unwrap();
+    assert_eq!(days(&control), ["2026-11-21", "2026-11-22", "2026-11-23", "2026-11-24", "2026-11-25"]);
+    assert_eq!(control.published.borrow().salts["2026-11-22"], before["2026-11-22"], "a salt never changes");
+    assert_ne!(before["2026-11-22"], before["2026-11-23"]);
+}
+
+#[tokio::test]
+async fn every_leader_gets_a_higher_term_even_after_a_restart() {
+    let (folder, control) = control().await;
+    let first = control.lead(&shard(), 0).await.unwrap();
+    assert_eq!((first.epoch, first.term, first.open_flush), (1, 1, 0));
+    assert_eq!(control.lead(&shard(), 1).await.unwrap().term, 2);
+    control.close().await;
+
+    let reopened = Control::open(folder.path()).await.unwrap();
+    let third = reopened.lead(&shard(), 4).await.unwrap();
+    assert_eq!((third.epoch, third.term), (4, 3), "the store has accepted epoch 4");
+}
+
+#[tokio::test]
+async fn of_what_is_durable_the_highest_is_kept() {
+    let (_folder, control) = control().await;
+    control.lead(&shard(), 0).await.unwrap();
+    let vector = |lsn| [("g1".to_owned(), lsn), ("g2".to_owned(), 7)];
+    assert_eq!(control.keep_durable(&shard(), 5, vector(90)).await.unwrap(), 5);
+    assert_eq!(control.keep_durable(&shard(), 4, vector(80)).await.unwrap(), 5);
+    let state = control.lead(&shard(), 0).await.unwrap();
+    assert_eq!(state.open_flush, 5);
+    assert_eq!(state.durable, BTreeMap::from(vector(90)));
+    assert_eq!(control.durable_of("local", "g1").await.unwrap(), BTreeMap::from([(0, 90)]));
+    assert!(matches!(control.keep_durable(&shard(), u64::MAX, []).await, Err(ControlError::TooLarge(_))));
+}
+
+#[tokio::test]
+async fn a_replaced_gateway_does_not_come_back() {
+    let (_folder, control) = control().await;
+    let register = |region, id, replaces| control.register_gateway(region, id, replaces, noon());
+    assert_eq!(register("local", "old", None).await.unwrap(), Registration::Registered);
+    assert_eq!(register("local", "new", Some("old")).await.unwrap(), Registration::Registered);
+    assert_eq!(control.gateways("local").await.unwrap(), ["new"]);
+    assert_eq!(register("local", "old", None).await.unwrap(), Registration::Retired);
+    assert_eq!(register("elsewhere", "new", None).await.unwrap(), Registration::Elsewhere);
+    assert_eq!(control.gateways("local").await.unwrap(), ["new"]);
+}
+
+#[tokio::test]
+async fn a_file_of_a_later_version_is_left_alone() {
+    let (folder, control) = control().await;
+    sqlx::query("PRAGMA user_version = 99").execute(&control.pool).await.unwrap();
+    control.close().await;
+    let error = Control::open(folder.path()).await.unwrap_err();
+    assert!(matches!(error, ControlError::Newer { found: 99, known: 1 }), "{error}");
+}
