@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use regex::{RegexSet, RegexSetBuilder};
+// Over bytes: what the lists look for is ASCII, and sets that know of Unicode are several times as large.
+use regex::bytes::{RegexSet, RegexSetBuilder};
 use serde::Deserialize;
 
 const CRAWLERS: &str = include_str!("../user-agents/node_modules/crawler-user-agents/crawler-user-agents.json");
@@ -61,6 +62,7 @@ impl Bots {
 
     /// Whether this user agent is a program's. An empty one is: every browser says who it is.
     pub fn is_bot(&self, user_agent: &str) -> bool {
+        let user_agent = user_agent.as_bytes();
         self.generic.is_match(user_agent) || self.crawlers.is_match(user_agent)
     }
 }

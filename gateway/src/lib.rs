@@ -1,9 +1,37 @@
-//! placeholder
+//! A gateway: where an event enters the region. Its way, file by file:
+//!
+//! [`listen`] takes the connection (one runtime a core), [`address`] says whose it is, [`door`] routes it to [`stream`]
+//! (WebSocket) or [`post`]. [`throttle`] asks it to slow down, [`ingest`] turns a transmission into a record: [`sites`] admits,
+//! [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve what the bytes do not say.
+//! [`log`] makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells the agent.
+
 pub mod address;
+pub mod admin;
+pub mod agent_files;
+pub mod answer;
+pub mod apply;
 pub mod bots;
+pub mod clock;
+pub mod config;
+pub mod door;
+pub mod folder;
 pub mod geo;
+pub mod in_flight;
+pub mod ingest;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+pub mod post;
 pub mod proxy_protocol;
+mod service;
+pub mod sites;
 pub mod source;
+pub mod stream;
+pub mod throttle;
+pub mod uplink;
 pub mod user_agent;
 pub mod validate;
 pub mod visitor;
+
+pub use config::Config;
+pub use service::{Error, run};

@@ -219,4 +219,4 @@ fn device(user_agent: &str, os: &str) -> Device {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

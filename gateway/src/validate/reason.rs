@@ -5,7 +5,7 @@ use proto::agent::Reason;
 /// What is wrong and what would be right: the `message` of a `Reject`.
 pub fn explain(reason: Reason) -> &'static str {
     match reason {
-        Reason::Unspecified => "no reason was given",
+        Reason::Unspecified => "no reason was given: a refusal without one is a fault of the gateway",
         Reason::Malformed => {
             "these bytes are not a Tideline frame: send one protobuf ClientFrame a WebSocket message, or one Envelope a POST body"
         }

@@ -1,0 +1,107 @@
+//! A gateway's settings. Unknown keys are errors.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::address::ForwardedHeader;
+
+/// Settings of `tideline gateway`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where agents connect. Port 0 takes a free one. Default 127.0.0.1:8080.
+    pub listen: SocketAddr,
+    /// `/live`, `/ready` and `/metrics`. Default 127.0.0.1:9101.
+    pub admin: SocketAddr,
+    /// Where to write the bound addresses, as JSON. Default none.
+    pub address_file: Option<PathBuf>,
+    /// The gateway's log and id: one gateway a folder. Default ./data/gateway.
+    pub data: PathBuf,
+    /// Name of the region, as agents hear it. Default "local".
+    pub region: String,
+    /// The region's Redis, `unix:///path` or `redis://host:port`. Default redis://127.0.0.1:6379.
+    pub redis: String,
+    /// Central's uplink. Default http://127.0.0.1:50051.
+    pub uplink: String,
+    /// Holds the token that central asks for. Default ./data/uplink-token.
+    pub uplink_token_file: PathBuf,
+    /// The URL under which pages reach this gateway; printed, never listened on. Default none: http://LISTEN.
+    pub public_url: Option<String>,
+    /// Networks of the proxies whose word about a client's address counts. Default none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The one header the trusted proxies write. Default "x-forwarded-for".
+    pub forwarded_header: ForwardedHeader,
+    /// Connections from trusted proxies start with a PROXY protocol v2 header. Default false.
+    pub proxy_protocol: bool,
+    /// A City or Country database in MaxMind's format. Default none: places are unknown.
+    pub geo_database: Option<PathBuf>,
+    /// Threads that serve agents, each with a listener of its own. Default 0: one a core.
+    pub cores: usize,
+    /// What one client may ask for.
+    pub limits: Limits,
+}
+
+/// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Open connections a core; more are refused. Default 9,000: two cores stay below 20,000 open files.
+    pub connections_per_core: usize,
+    /// Batches a second on one connection, and as many more at once as `connection_batches_burst`. An agent sends two a second. Default 20.
+    pub connection_batches_per_s: u32,
+    /// Default 100: an outbox of 50 batches twice over.
+    pub connection_batches_burst: u32,
+    /// Batches a second from one address: an office or a mobile carrier's exit with 1,000 visitors. Default 500.
+    pub address_batches_per_s: u32,
+    /// Default 2,000.
+    pub address_batches_burst: u32,
+    /// Batches a second of one site, on this gateway. Default 50,000.
+    pub site_batches_per_s: u32,
+    /// Default 100,000.
+    pub site_batches_burst: u32,
+    /// Seconds until a connection must have sent its request. Default 5.
+    pub handshake_s: u64,
+    /// Seconds without a frame after which a connection is asked, and after as many more closed. Default 60.
+    pub idle_s: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 9101)),
+            address_file: None,
+            data: "./data/gateway".into(),
+            region: "local".into(),
+            redis: "redis://127.0.0.1:6379".into(),
+            uplink: "http://127.0.0.1:50051".into(),
+            uplink_token_file: "./data/uplink-token".into(),
+            public_url: None,
+            trusted_proxies: Vec::new(),
+            forwarded_header: ForwardedHeader::default(),
+            proxy_protocol: false,
+            geo_database: None,
+            cores: 0,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_per_core: 9_000,
+            connection_batches_per_s: 20,
+            connection_batches_burst: 100,
+            address_batches_per_s: 500,
+            address_batches_burst: 2_000,
+            site_batches_per_s: 50_000,
+            site_batches_burst: 100_000,
+            handshake_s: 5,
+            idle_s: 60,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What a request may ask for, and what every core shares.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderMap, StatusCode, header};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::compression::CompressionLayer;
+
+use crate::address::{ForwardedHeader, TrustedProxies, client_address};
+use crate::answer::Answer;
+use crate::config::Limits;
+use crate::ingest::{Accepted, Client, Ingest};
+use crate::listen::Peer;
+use crate::log::{Submission, Waiter};
+use crate::metrics::Metrics;
+use crate::throttle::Throttles;
+use crate::{agent_files, post, stream};
+
+/// What the cores share.
+pub struct Door {
+    /// From transmission to record.
+    pub ingest: Arc<Ingest>,
+    /// The way into the log. Full: sessions wait, and their agents with them.
+    pub log: mpsc::Sender<Submission>,
+    /// How fast one may send.
+    pub throttles: Throttles,
+    /// What one client may ask for.
+    pub limits: Limits,
+    /// Whose word about a client's address counts.
+    pub trusted_proxies: TrustedProxies,
+    /// In which header.
+    pub forwarded_header: ForwardedHeader,
+    /// Trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
+    /// As agents hear it.
+    pub region: String,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Redis counts for this gateway.
+    pub ready: Arc<AtomicBool>,
+    /// Upgraded connections.
+    pub sessions: TaskTracker,
+    /// The gateway is leaving.
+    pub stop: CancellationToken,
+}
+
+/// The routes of one core.
+pub fn router(door: Arc<Door>) -> Router {
+    let files = Router::new()
+        .route("/{file}", get(|Path(file): Path<String>, headers: HeaderMap| async move { agent_files::serve(&file, &headers) }))
+        .layer(CompressionLayer::new());
+    Router::new()
+        .route("/v1/stream", get(stream::upgrade))
+        .route("/v1/batch", axum::routing::post(post::batch).options(post::preflight))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(ready))
+        .with_state(door)
+        .merge(files)
+}
+
+async fn ready(State(door): State<Arc<Door>>) -> Response {
+    if door.ready.load(Ordering::Relaxed) {
+        "ready\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: redis is away or not approved by an aggregator, or the clock is off\n").into_response()
+    }
+}
+
+impl Door {
+    /// Who sent a request.
+    pub fn client(&self, request: &Request) -> Client {
+        let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+        let header = |name| request.headers().get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+        let user_agent = header(header::USER_AGENT).unwrap_or_default().to_owned();
+        Client {
+            address: client_address(peer, &self.trusted_proxies, self.forwarded_header, request.headers()),
+            device: self.ingest.agents.look_up(&user_agent),
+            user_agent,
+            origin: header(header::ORIGIN).map(str::to_owned),
+        }
+    }
+
+    /// Hands an accepted batch to the log. Its answer comes to `session` once Redis has it. False: the gateway is stopping.
+    pub async fn submit(&self, accepted: Accepted, transport: &'static str, session: &mpsc::Sender<Answer>) -> bool {
+        let Accepted { sid, seq, record, refused, admission } = accepted;
+        self.metrics.batch(transport);
+        if let Some(reason) = refused {
+            self.metrics.refused(reason);
+        }
+        let waiter = Waiter { answer: Answer { sid, seq, refused }, session: session.clone(), admission };
+        self.log.send(Submission { record, waiter }).await.is_ok()
+    }
+}

@@ -1,0 +1,173 @@
+//! From a transmission to a record: everything that is not a function of the batch's bytes is resolved here, before the log.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proto::agent::{Batch, Envelope, Reason};
+use proto::record::{Dropped, Record, RecordedEvent};
+use proto::sid::Sid;
+use proto::uplink::VisitDimensions;
+
+use crate::answer::Refusal;
+use crate::clock::Clock;
+use crate::geo::{Geo, Place};
+use crate::in_flight::{Admission, InFlight};
+use crate::sites::{Site, Sites, Table};
+use crate::source;
+use crate::user_agent::{Agents, DeviceInfo};
+use crate::validate::{self, BatchHead, Clocks, Undecodable, ValidEvent};
+use crate::visitor::{LocalDay, VisitorId};
+
+/// Who is on the other end of a connection. Address and user agent are hashed and looked up; they are never stored.
+#[derive(Debug)]
+pub struct Client {
+    /// Behind every trusted proxy.
+    pub address: IpAddr,
+    /// As sent.
+    pub user_agent: String,
+    /// As sent.
+    pub origin: Option<String>,
+    /// What the user agent says.
+    pub device: Arc<DeviceInfo>,
+}
+
+/// What the stages look things up in; shared by the cores.
+pub struct Ingest {
+    /// As central last said.
+    pub sites: Sites,
+    /// The region's.
+    pub clock: Clock,
+    /// What is not applied yet.
+    pub in_flight: InFlight,
+    /// User agents.
+    pub agents: Agents,
+    /// Places, if the operator has a database.
+    pub geo: Option<Geo>,
+}
+
+/// A batch that goes into the log.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Of the stream.
+    pub sid: Sid,
+    /// In the stream.
+    pub seq: u32,
+    /// What is logged.
+    pub record: Record,
+    /// All of it is dropped, for this reason.
+    pub refused: Option<Reason>,
+    /// Holds the watermark back.
+    pub admission: Admission,
+}
+
+impl Ingest {
+    /// Admit, decode, identify, validate, enrich.
+    pub fn take(&self, client: &Client, site: &str, envelope: &Envelope) -> Result<Accepted, Refusal> {
+        let table = self.sites.table();
+        let site = table.admit(site, client.origin.as_deref()).map_err(Refusal::of_frame)?;
+        // Registered before the clock is read: the watermark cannot pass an arrival that it has not seen.
+        let admission = self.in_flight.admit(self.clock.now_ms());
+        let arrived_ms = self.clock.now_ms();
+
+        match validate::decode_batch(&envelope.batch) {
+            Ok(batch) => {
+                let (sid, seq) = identify(&batch.sid, batch.seq, batch.class, arrived_ms)?;
+                let unavailable = || Refusal { sid: batch.sid.clone(), seq, reason: Reason::Unavailable };
+                let clocks = Clocks { arrived_ms, sent_ms: envelope.sent_ms };
+                let (record, refused) = self.record(&table, &site, client, &batch, clocks).ok_or_else(unavailable)?;
+                Ok(Accepted { sid, seq, record, refused, admission })
+            }
+            Err(Undecodable::Malformed) => Err(Refusal::of_frame(Reason::Malformed)),
+            Err(Undecodable::InvalidUtf8(head)) => {
+                let (sid, seq) = identify(&head.sid, head.seq, head.class, arrived_ms)?;
+                let record = refused_record(&site, &head, Reason::InvalidUtf8, arrived_ms);
+                Ok(Accepted { sid, seq, record, refused: Some(Reason::InvalidUtf8), admission })
+            }
+        }
+    }
+
+    /// `None` when central has sent no salt: a visitor cannot be told from another then.
+    fn record(&self, table: &Table, site: &Site, client: &Client, batch: &Batch, clocks: Clocks) -> Option<(Record, Option<Reason>)> {
+        let mut valid = validate::validate(batch, clocks);
+        if client.device.bot && valid.refused.is_none() {
+            valid.refused = Some(Reason::Bot);
+            let events = u32::try_from(valid.events.len()).unwrap_or(u32::MAX);
+            valid.events.clear();
+            valid.dropped.push(Dropped { reason: Reason::Bot as u32, events, ..Default::default() });
+        }
+        let visitor = match valid.events.first() {
+            Some(first) => visitor(table, site, client, first.at_ms, clocks.arrived_ms)?,
+            None => 0,
+        };
+        let dimensions = valid.events.first().map(|first| self.dimensions(client, first, valid.screen.clone(), valid.language));
+        let record = Record {
+            site: site.name.clone(),
+            sid: batch.sid.clone(),
+            seq: batch.seq,
+            class: u32::from(batch.class == proto::agent::Class::Long as i32),
+            arrived_ms: clocks.arrived_ms,
+            visitor,
+            events: valid.events.iter().map(recorded).collect(),
+            dropped: valid.dropped,
+            dimensions,
+        };
+        Some((record, valid.refused))
+    }
+
+    fn dimensions(&self, client: &Client, first: &ValidEvent<'_>, screen: String, language: &str) -> VisitDimensions {
+        let place = self.geo.as_ref().map_or_else(Place::default, |geo| geo.look_up(client.address));
+        let device = &client.device;
+        VisitDimensions {
+            country: place.country,
+            region: place.region,
+            city: place.city,
+            browser: device.browser.clone(),
+            browser_version: device.browser_version.clone(),
+            os: device.os.clone(),
+            os_version: device.os_version.clone(),
+            device: device.device.as_str().to_owned(),
+            screen,
+            language: language.to_owned(),
+            ..source::attribute(&first.page.url, first.referrer.as_deref())
+        }
+    }
+}
+
+fn identify(sid: &[u8], seq: u32, class: i32, now_ms: u64) -> Result<(Sid, u32), Refusal> {
+    validate::identity(sid, seq, class, now_ms).map_err(|reason| Refusal { sid: sid.to_vec(), seq, reason })
+}
+
+/// By the local day of the event, so that a batch that comes late has the visitor it would have had. A day whose salt is gone
+/// counts as the day of arrival.
+fn visitor(table: &Table, site: &Site, client: &Client, at_ms: u64, arrived_ms: u64) -> Option<u64> {
+    let salt = |ms| table.salts.of(LocalDay::at(ms, &site.timezone));
+    let salt = salt(at_ms).or_else(|| salt(arrived_ms))?;
+    Some(VisitorId::of(salt, &site.name, client.address, &client.user_agent).get())
+}
+
+fn recorded(event: &ValidEvent<'_>) -> RecordedEvent {
+    RecordedEvent {
+        name: event.name.to_owned(),
+        at_ms: event.at_ms,
+        hostname: event.page.hostname.clone(),
+        path: event.page.path.clone(),
+        props: event.props.iter().flat_map(|(key, value)| [(*key).to_owned(), (*value).to_owned()]).collect(),
+        engaged_ms: event.engaged_ms,
+        index: event.index,
+    }
+}
+
+fn refused_record(site: &Site, head: &BatchHead, reason: Reason, arrived_ms: u64) -> Record {
+    let given_up = head.given_up.iter().map(|it| Dropped { reason: it.reason.unsigned_abs(), events: it.events, batches: it.batches, given_up: true });
+    let mut dropped: Vec<_> = given_up.collect();
+    dropped.push(Dropped { reason: reason as u32, events: head.events, ..Default::default() });
+    Record {
+        site: site.name.clone(),
+        sid: head.sid.clone(),
+        seq: head.seq,
+        class: u32::from(head.class == proto::agent::Class::Long as i32),
+        arrived_ms,
+        dropped,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,136 @@
+//! Reading the log again: at start, and after Redis fell back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proto::Message;
+use proto::record::Record;
+use regional_redis::{Lsn, Shard};
+use uuid::Uuid;
+
+use super::segment::{self, BadHeader, Group, HEADER_BYTES, Header};
+use super::{LogError, Logged};
+
+/// Reads committed records from any position on. Keeps the segment it is in, so that reading on is cheap.
+#[derive(Debug)]
+pub struct Reader {
+    folder: PathBuf,
+    at: Option<Position>,
+}
+
+#[derive(Debug)]
+struct Position {
+    segment: PathBuf,
+    bytes: Vec<u8>,
+    offset: usize,
+    next: Lsn,
+}
+
+impl Reader {
+    /// Of a folder that [`super::Log::open`] has opened.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), at: None }
+    }
+
+    /// Up to `max` records from `from` to `through`, in order and without a hole; both are in the log.
+    pub fn read(&mut self, from: Lsn, through: Lsn, max: usize) -> Result<Vec<Logged>, LogError> {
+        let mut records = Vec::new();
+        let mut next = from;
+        while next <= through && records.len() < max {
+            let group = self.group_with(next)?;
+            let (first, bodies) = (group.first, group.records());
+            for (i, body) in bodies.enumerate() {
+                let lsn = Lsn(first.0 + i as u64);
+                if lsn < next || lsn > through || records.len() == max {
+                    continue;
+                }
+                records.push(Logged { lsn, record: decode(body, &self.folder, lsn)?, waiter: None });
+                next = lsn.next();
+            }
+            if records.last().is_none_or(|last| last.lsn.next() != next) {
+                return Err(LogError::Missing { path: self.folder.clone(), missing: next });
+            }
+        }
+        Ok(records)
+    }
+
+    /// The committed group that holds `lsn`.
+    fn group_with(&mut self, lsn: Lsn) -> Result<Group<'_>, LogError> {
+        let missing = || LogError::Missing { path: self.folder.clone(), missing: lsn };
+        let usable = self.at.as_ref().is_some_and(|at| at.next <= lsn && Group::read(&at.bytes, at.offset).is_some());
+        if !usable {
+            let segments = segments(&self.folder)?;
+            let (_, segment) = segments.into_iter().rev().find(|(first, _)| *first <= lsn).ok_or_else(missing)?;
+            let bytes = fs::read(&segment).map_err(|source| LogError::Io { path: segment.clone(), source })?;
+            let header = header(&segment, &bytes)?;
+            self.at = Some(Position { segment, bytes, offset: HEADER_BYTES, next: header.first });
+        }
+        let at = self.at.as_mut().expect("set above");
+        loop {
+            let Some(group) = Group::read(&at.bytes, at.offset) else {
+                if segment::group_follows(&at.bytes, at.offset) {
+                    let what = "a group has a wrong checksum";
+                    return Err(LogError::Damaged { path: at.segment.clone(), at: at.offset as u64, what });
+                }
+                return Err(LogError::Missing { path: self.folder.clone(), missing: lsn });
+            };
+            if lsn.0 < group.first.0 + u64::from(group.count) {
+                break;
+            }
+            at.offset = group.end;
+            at.next = Lsn(group.first.0 + u64::from(group.count));
+        }
+        Ok(Group::read(&at.bytes, at.offset).expect("read above"))
+    }
+}
+
+fn decode(body: &[u8], folder: &Path, lsn: Lsn) -> Result<Record, LogError> {
+    let what = "a record is not one of this version";
+    Record::decode(body).map_err(|_| LogError::Damaged { path: folder.join(format!("(record {lsn})")), at: 0, what })
+}
+
+/// First LSN and path of every segment, in order.
+pub fn segments(folder: &Path) -> Result<Vec<(Lsn, PathBuf)>, LogError> {
+    let io = |source| LogError::Io { path: folder.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let first = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse().ok());
+        if let Some(first) = first {
+            found.push((Lsn(first), path));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The header of a segment, checked.
+pub fn header(path: &Path, bytes: &[u8]) -> Result<Header, LogError> {
+    Header::read(bytes).map_err(|bad| match bad {
+        BadHeader::Damaged(what) => LogError::Damaged { path: path.to_owned(), at: 0, what },
+        BadHeader::Format(found) => LogError::Format { path: path.to_owned(), found },
+    })
+}
+
+/// Where the committed part of the last segment ends, and the last record in it (the one before `header.first` if none).
+pub fn committed_end(path: &Path, bytes: &[u8], header: &Header) -> Result<(usize, Lsn), LogError> {
+    let (mut end, mut next) = (HEADER_BYTES, header.first);
+    while let Some(group) = Group::read(bytes, end) {
+        if group.first != next {
+            let what = "a group does not continue the one before it";
+            return Err(LogError::Damaged { path: path.to_owned(), at: end as u64, what });
+        }
+        next = Lsn(group.first.0 + u64::from(group.count));
+        end = group.end;
+    }
+    if segment::group_follows(bytes, end) {
+        let what = "a group has a wrong checksum, and a complete one follows it";
+        return Err(LogError::Damaged { path: path.to_owned(), at: end as u64, what });
+    }
+    Ok((end, Lsn(next.0 - 1)))
+}
+
+/// The header's id and shard are those of the folder.
+pub fn belongs(header: &Header, gateway: Uuid, shard: Shard) -> bool {
+    header.gateway == gateway && header.shard == shard
+}

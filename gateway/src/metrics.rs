@@ -1,0 +1,96 @@
+//! What a gateway tells Prometheus.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use proto::agent::Reason;
+
+use crate::validate::label;
+
+/// One reason of the ledger; there are some thirty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// How a batch came.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TransportLabel {
+    transport: &'static str,
+}
+
+/// Shared by the cores.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Open connections.
+    pub connections: Gauge,
+    /// Batches that went towards the log, by transport.
+    pub batches: Family<TransportLabel, Counter>,
+    /// Batches and frames not taken, and batches finally refused, by reason.
+    pub refusals: Family<ReasonLabel, Counter>,
+    /// Batches asked to come later.
+    pub throttled: Counter,
+    /// Records that are in the log.
+    pub log_records: Counter,
+    /// Time of one group commit, seconds.
+    pub log_flush_seconds: Histogram,
+    /// Calls of the apply function.
+    pub apply_calls: Counter,
+    /// Records that Redis has counted.
+    pub applied_records: Counter,
+    /// Records that Redis had seen before.
+    pub duplicate_records: Counter,
+    /// Records read from the log again.
+    pub replayed_records: Counter,
+    /// How far this machine's clock was from the region's at the last report, milliseconds.
+    pub clock_skew_ms: Gauge,
+    /// Configurations that central sent and this gateway could not use.
+    pub bad_configurations: Counter,
+}
+
+impl Metrics {
+    /// With every metric registered.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            connections: Gauge::default(),
+            batches: Family::default(),
+            refusals: Family::default(),
+            throttled: Counter::default(),
+            log_records: Counter::default(),
+            log_flush_seconds: Histogram::new(exponential_buckets(0.00005, 2.0, 16)),
+            apply_calls: Counter::default(),
+            applied_records: Counter::default(),
+            duplicate_records: Counter::default(),
+            replayed_records: Counter::default(),
+            clock_skew_ms: Gauge::default(),
+            bad_configurations: Counter::default(),
+        };
+        let m = metrics.clone();
+        registry.register("tideline_gateway_connections", "Open connections", m.connections);
+        registry.register("tideline_gateway_batches", "Batches that went towards the log", m.batches);
+        registry.register("tideline_gateway_refusals", "Batches and frames refused", m.refusals);
+        registry.register("tideline_gateway_throttled", "Batches asked to come later", m.throttled);
+        registry.register("tideline_gateway_log_records", "Records in the log", m.log_records);
+        registry.register("tideline_gateway_log_flush_seconds", "Time of one group commit", m.log_flush_seconds);
+        registry.register("tideline_gateway_apply_calls", "Calls of the apply function", m.apply_calls);
+        registry.register("tideline_gateway_applied_records", "Records that Redis has counted", m.applied_records);
+        registry.register("tideline_gateway_duplicate_records", "Records that Redis had seen before", m.duplicate_records);
+        registry.register("tideline_gateway_replayed_records", "Records read from the log again", m.replayed_records);
+        registry.register("tideline_gateway_clock_skew_milliseconds", "Distance from the region's clock", m.clock_skew_ms);
+        registry.register("tideline_gateway_bad_configurations", "Configurations that could not be used", m.bad_configurations);
+        metrics
+    }
+
+    /// A refusal, by its reason.
+    pub fn refused(&self, reason: Reason) {
+        self.refusals.get_or_create(&ReasonLabel { reason: label(reason) }).inc();
+    }
+
+    /// A batch that came this way.
+    pub fn batch(&self, transport: &'static str) {
+        self.batches.get_or_create(&TransportLabel { transport }).inc();
+    }
+}

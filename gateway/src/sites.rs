@@ -1,0 +1,118 @@
+//! The sites this gateway takes events for, and the salts of their visitors, as central last said.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use jiff::tz::TimeZone;
+use proto::agent::Reason;
+use proto::uplink::Configuration;
+
+use crate::visitor::{SaltError, Salts};
+
+/// A site.
+#[derive(Debug)]
+pub struct Site {
+    /// As pages name it.
+    pub name: String,
+    /// Its local day decides which salt a visitor is hashed with.
+    pub timezone: TimeZone,
+    origins: HashSet<String>,
+}
+
+/// What central said, whole.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// By name.
+    sites: HashMap<String, Arc<Site>>,
+    /// By day.
+    pub salts: Salts,
+}
+
+/// The table in force. A core takes a copy of the pointer for each batch, so that one batch sees one table.
+#[derive(Debug, Default)]
+pub struct Sites(RwLock<Arc<Table>>);
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadConfiguration {
+    /// The timezone is not in the database.
+    #[error("site {site} has the timezone `{timezone}`: it must be one such as Europe/Berlin")]
+    Timezone {
+        /// The site.
+        site: String,
+        /// What it says.
+        timezone: String,
+    },
+    /// A salt is broken.
+    #[error(transparent)]
+    Salt(#[from] SaltError),
+}
+
+impl Sites {
+    /// The table in force.
+    pub fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts a new table in force, or leaves the old one whole.
+    pub fn replace(&self, configuration: &Configuration) -> Result<(), BadConfiguration> {
+        let table = Arc::new(Table::try_new(configuration)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = table;
+        Ok(())
+    }
+}
+
+impl Table {
+    fn try_new(configuration: &Configuration) -> Result<Self, BadConfiguration> {
+        let site = |site: &proto::uplink::Site| {
+            let bad = |_| BadConfiguration::Timezone { site: site.name.clone(), timezone: site.timezone.clone() };
+            let timezone = TimeZone::get(&site.timezone).map_err(bad)?;
+            let origins = site.origins.iter().map(|origin| normal(origin)).collect();
+            Ok((site.name.clone(), Arc::new(Site { name: site.name.clone(), timezone, origins })))
+        };
+        let sites = configuration.sites.iter().map(site).collect::<Result<_, BadConfiguration>>()?;
+        Ok(Self { sites, salts: Salts::try_new(&configuration.salts)? })
+    }
+
+    /// The site, if pages of this origin may report to it. WebSockets bypass CORS, so this is where an origin is checked.
+    pub fn admit(&self, name: &str, origin: Option<&str>) -> Result<Arc<Site>, Reason> {
+        let site = self.sites.get(name).ok_or(Reason::UnknownSite)?;
+        let origin = origin.ok_or(Reason::WrongOrigin)?;
+        if site.origins.contains(&normal(origin)) { Ok(Arc::clone(site)) } else { Err(Reason::WrongOrigin) }
+    }
+}
+
+fn normal(origin: &str) -> String {
+    origin.trim_end_matches('/').to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configuration(timezone: &str) -> Configuration {
+        let origins = vec!["https://Shop.example/".to_owned()];
+        let site = proto::uplink::Site { name: "shop".into(), origins, timezone: timezone.into() };
+        Configuration { sites: vec![site], ..Default::default() }
+    }
+
+    #[test]
+    fn admits_a_site_from_its_own_origins_alone() {
+        let sites = Sites::default();
+        sites.replace(&configuration("Europe/Berlin")).unwrap();
+        let table = sites.table();
+        assert_eq!(table.admit("shop", Some("https://shop.example")).unwrap().name, "shop");
+        assert_eq!(table.admit("shop", Some("https://shop.example.evil")).unwrap_err(), Reason::WrongOrigin);
+        assert_eq!(table.admit("shop", Some("http://shop.example")).unwrap_err(), Reason::WrongOrigin);
+        assert_eq!(table.admit("shop", None).unwrap_err(), Reason::WrongOrigin);
+        assert_eq!(table.admit("other", Some("https://shop.example")).unwrap_err(), Reason::UnknownSite);
+    }
+
+    #[test]
+    fn a_broken_configuration_leaves_the_old_one() {
+        let sites = Sites::default();
+        sites.replace(&configuration("UTC")).unwrap();
+        assert!(sites.replace(&configuration("Mars/Olympus")).is_err());
+        assert!(sites.table().admit("shop", Some("https://shop.example")).is_ok());
+    }
+}
