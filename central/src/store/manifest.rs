@@ -1,0 +1,96 @@
+//! What was accepted, in memory: which flush is the next of each shard, and which comes from the past.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proto::uplink::GatewayPosition;
+
+use super::{Accepted, Flush, StoreError};
+
+/// The flushes of all shards. An epoch's flushes are 0, 1, 2, …; a new epoch starts over.
+#[derive(Default)]
+pub(super) struct Manifest {
+    shards: HashMap<(String, u32), BTreeMap<u64, Stream>>,
+    highest_src: u16,
+}
+
+/// A shard in one epoch.
+pub(super) struct Stream {
+    pub(super) src: u16,
+    /// The last flush, `None` before the first was accepted.
+    pub(super) last: Option<Last>,
+}
+
+/// The last accepted flush of a stream.
+#[derive(Clone)]
+pub(super) struct Last {
+    pub(super) n: u64,
+    pub(super) term: u64,
+    pub(super) vector: Vec<GatewayPosition>,
+    pub(super) watermark_ms: u64,
+}
+
+/// What to do with a flush.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It was accepted before.
+    Accepted,
+    /// It is the next of a stream that has this number.
+    Next(u16),
+    /// It is the first of a stream that was never seen.
+    First,
+}
+
+impl Manifest {
+    pub(super) fn turn(&self, flush: &Flush) -> Result<Turn, StoreError> {
+        let (id, shard) = (&flush.id, self.shards.get(&(flush.id.region.clone(), flush.id.shard)));
+        if let Some((&current, _)) = shard.and_then(BTreeMap::last_key_value)
+            && id.epoch < current
+        {
+            return Err(StoreError::StaleEpoch { epoch: id.epoch, current });
+        }
+        let stream = shard.and_then(|epochs| epochs.get(&id.epoch));
+        let last = stream.and_then(|stream| stream.last.as_ref());
+        if let Some(last) = last
+            && flush.term < last.term
+        {
+            return Err(StoreError::StaleTerm { term: flush.term, current: last.term });
+        }
+        match (id.n, last.map_or(0, |last| last.n + 1), stream) {
+            (n, expected, _) if n < expected => Ok(Turn::Accepted),
+            (n, expected, _) if n > expected => Err(StoreError::Gap { n, expected }),
+            (_, _, Some(stream)) => Ok(Turn::Next(stream.src)),
+            (_, _, None) => Ok(Turn::First),
+        }
+    }
+
+    /// Adds a stream and returns its number.
+    pub(super) fn insert(&mut self, region: &str, shard: u32, epoch: u64, stream: Stream) {
+        self.highest_src = self.highest_src.max(stream.src);
+        self.shards.entry((region.to_owned(), shard)).or_default().insert(epoch, stream);
+    }
+
+    /// The number of the next new stream.
+    pub(super) fn free_src(&self) -> Result<u16, StoreError> {
+        let full = || StoreError::Config("65,535 epochs of shards are stored: no more can be told apart".to_owned());
+        self.highest_src.checked_add(1).ok_or_else(full)
+    }
+
+    pub(super) fn accept(&mut self, flush: Flush) {
+        let epochs = self.shards.entry((flush.id.region, flush.id.shard)).or_default();
+        if let Some(stream) = epochs.get_mut(&flush.id.epoch) {
+            let Flush { term, vector, watermark_ms, .. } = flush;
+            stream.last = Some(Last { n: flush.id.n, term, vector, watermark_ms });
+        }
+    }
+
+    pub(super) fn accepted(&self, region: &str, shard: u32) -> Accepted {
+        let epochs = self.shards.get(&(region.to_owned(), shard)).into_iter().flatten().rev();
+        let last = epochs.filter_map(|(epoch, stream)| Some((*epoch, stream.last.clone()?))).next();
+        last.map_or_else(Accepted::default, |(epoch, last)| Accepted {
+            epoch,
+            next_flush: last.n + 1,
+            vector: last.vector,
+            watermark_ms: last.watermark_ms,
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! Against the real engine, in one test: a process has one at a time.
+
+use proto::uplink::{FlushId, FlushRows, GatewayPosition, Kind, LedgerRow, RollupRow, UniqueRow, VisitRow};
+
+use super::manifest::{Manifest, Stream, Turn};
+use super::rows::Origin;
+use super::writer::Writer;
+use super::{Flush, Statement, StoreConfig, StoreError, table};
+
+const SITE: &str = "shop.example";
+
+fn flush(epoch: u64, n: u64, term: u64) -> Flush {
+    let site = SITE.to_owned();
+    let rollup = RollupRow { site: site.clone(), minute: 100, pageviews: 3, events: 2, ..Default::default() };
+    let unique = UniqueRow {
+        site: site.clone(),
+        kind: Kind::Page.into(),
+        value: "/".to_owned(),
+        visitors: vec![1, 2, 3],
+        ..Default::default()
+    };
+    let visit = VisitRow {
+        site: site.clone(),
+        sid: vec![7; 16],
+        seq: 1,
+        version: n + 1,
+        pageviews: n as u32 + 1,
+        ..Default::default()
+    };
+    let ledger = LedgerRow { site, events: 5, batches: 1, ..Default::default() };
+    let rows = FlushRows { rollups: vec![rollup], visits: vec![visit], uniques: vec![unique], ledger: vec![ledger] };
+    let vector = vec![GatewayPosition { gateway: "g".to_owned(), lsn: n * 10 }];
+    let id = FlushId { region: "r".to_owned(), shard: 3, epoch, n };
+    Flush { id, term, rows, vector, watermark_ms: 1_000 * n, cut_ms: 1_795_000_000_000 }
+}
+
+#[test]
+fn the_manifest_takes_flushes_in_turn_of_the_newest_epoch_and_term() {
+    let mut manifest = Manifest::default();
+    assert_eq!(manifest.turn(&flush(1, 0, 1)).unwrap(), Turn::First);
+    assert!(matches!(manifest.turn(&flush(1, 1, 1)), Err(StoreError::Gap { n: 1, expected: 0 })));
+    manifest.insert("r", 3, 1, Stream { src: 1, last: None });
+    assert_eq!(manifest.turn(&flush(1, 0, 1)).unwrap(), Turn::Next(1));
+    manifest.accept(flush(1, 0, 4));
+    assert_eq!(manifest.turn(&flush(1, 0, 4)).unwrap(), Turn::Accepted);
+    assert_eq!(manifest.turn(&flush(1, 1, 4)).unwrap(), Turn::Next(1));
+    assert!(matches!(manifest.turn(&flush(1, 1, 3)), Err(StoreError::StaleTerm { term: 3, current: 4 })));
+    assert!(matches!(manifest.turn(&flush(1, 2, 4)), Err(StoreError::Gap { n: 2, expected: 1 })));
+    manifest.insert("r", 3, 2, Stream { src: 2, last: None });
+    assert!(matches!(manifest.turn(&flush(1, 1, 4)), Err(StoreError::StaleEpoch { epoch: 1, current: 2 })));
+    assert_eq!(manifest.turn(&flush(2, 0, 5)).unwrap(), Turn::Next(2));
+    assert_eq!((manifest.accepted("r", 3).epoch, manifest.accepted("r", 3).next_flush), (1, 1));
+    assert_eq!(manifest.accepted("elsewhere", 3), super::Accepted::default());
+}
+
+/// A death at each step of an accept, then the same flush again.
+#[test]
+fn a_flush_cut_short_anywhere_counts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = StoreConfig { path: folder.path().to_owned(), ..Default::default() };
+    for (n, died_after) in ["stream", "some rows", "rows", "manifest", "half the copies", "copies"].iter().enumerate() {
+        let n = n as u64;
+        let (mut writer, readers) = Writer::open(&config).unwrap();
+        let flush = flush(1, n, 1);
+        let src = if n == 0 { writer.open_stream(&flush).unwrap() } else { 1 };
+        let origin = Origin { src, n, epoch: 1, cut: (flush.cut_ms / 1000) as u32 };
+        match *died_after {
+            "stream" => {}
+            "some rows" => {
+                let mut part = flush.clone();
+                part.rows.visits.clear();
+                part.rows.uniques.clear();
+                writer.stage(&part, origin).unwrap();
+            }
+            "rows" => writer.stage(&flush, origin).unwrap(),
+            "manifest" | "half the copies" | "copies" => {
+                writer.stage(&flush, origin).unwrap();
+                writer.list(&flush, origin).unwrap();
+            }
+            other => unreachable!("{other}"),
+        }
+        match *died_after {
+            "half the copies" => writer.execute(&format!(
+                "INSERT INTO tideline.visits SELECT * EXCEPT (src, n) FROM tideline.visits_staged WHERE n = {n}"
+            )),
+            "copies" => writer.fold(src, n),
+            _ => Ok(()),
+        }
+        .unwrap();
+        drop((writer, readers));
+
+        let (mut writer, readers) = Writer::open(&config).unwrap();
+        let accepted = writer.accepted("r", 3).unwrap();
+        let listed = matches!(*died_after, "manifest" | "half the copies" | "copies");
+        assert_eq!(accepted.next_flush, n + u64::from(listed), "died after {died_after}");
+        check(&mut writer, accepted.next_flush, died_after);
+        writer.accept(flush.clone()).unwrap();
+        writer.accept(flush.clone()).unwrap();
+        check(&mut writer, n + 1, died_after);
+        assert_eq!(writer.accepted("r", 3).unwrap().vector, flush.vector);
+        drop((writer, readers));
+    }
+}
+
+/// Everything counts as often as there are accepted flushes; the visit is in its newest state.
+fn check(writer: &mut Writer, flushes: u64, died_after: &str) {
+    let mut one = |sql: &str| -> u64 {
+        let mut statement = Statement::new(sql);
+        statement.push(" WHERE site = ").bind(SITE);
+        writer.connection().rows(&statement).unwrap()[0][0].as_u64().unwrap()
+    };
+    let rollup = table::ROLLUP_1M;
+    assert_eq!(one(&format!("SELECT sum(pageviews) FROM {rollup}")), 3 * flushes, "rollups, died after {died_after}");
+    assert_eq!(one(&format!("SELECT sum(events) FROM {}", table::LEDGER)), 5 * flushes, "ledger, {died_after}");
+    assert_eq!(one(&format!("SELECT count() FROM {} FINAL", table::VISITS)), u64::from(flushes > 0), "{died_after}");
+    assert_eq!(one(&format!("SELECT max(pageviews) FROM {} FINAL", table::VISITS)), flushes, "visit, {died_after}");
+    let uniques = one(&format!("SELECT uniqCombined64Merge(14)(visitors) FROM {}", table::UNIQUES));
+    assert_eq!(uniques, if flushes > 0 { 3 } else { 0 }, "uniques, {died_after}");
+    for staged in [table::VISITS_STAGED, table::UNIQUES_STAGED] {
+        assert_eq!(one(&format!("SELECT count() FROM {staged}")), 0, "{staged}, died after {died_after}");
+    }
+}
