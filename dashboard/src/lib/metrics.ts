@@ -1,0 +1,46 @@
+// The metrics of the Stats API as this page shows them.
+
+import { formatCount, formatDuration, formatPercent, formatRatio } from './format';
+
+export const HEADLINE_METRICS = ['visitors', 'visits', 'pageviews', 'views_per_visit', 'bounce_rate', 'visit_duration'] as const;
+
+export type HeadlineMetric = (typeof HEADLINE_METRICS)[number];
+export type Metric = HeadlineMetric | 'events';
+
+/** `null` where nothing could be divided: the bounce rate of no visits. */
+export type Figure = number | null;
+
+interface Presentation {
+  label: string;
+  /** Tables have little room. */
+  short: string;
+  format: (value: Figure) => string;
+  /** A sum over nothing is zero, a ratio of nothing is nothing. */
+  empty: Figure;
+  lowerIsBetter?: true;
+}
+
+export const METRICS: Record<Metric, Presentation> = {
+  visitors: { label: 'Visitors', short: 'Visitors', format: formatCount, empty: 0 },
+  visits: { label: 'Visits', short: 'Visits', format: formatCount, empty: 0 },
+  pageviews: { label: 'Pageviews', short: 'Views', format: formatCount, empty: 0 },
+  events: { label: 'Events', short: 'Events', format: formatCount, empty: 0 },
+  views_per_visit: { label: 'Views per visit', short: 'Views/visit', format: formatRatio, empty: null },
+  bounce_rate: { label: 'Bounce rate', short: 'Bounce', format: formatPercent, empty: null, lowerIsBetter: true },
+  visit_duration: { label: 'Visit duration', short: 'Duration', format: formatDuration, empty: null },
+};
+
+export function metricFromUrl(parameters: URLSearchParams): HeadlineMetric {
+  const name = parameters.get('metric');
+  return HEADLINE_METRICS.find((metric) => metric === name) ?? 'visitors';
+}
+
+export function metricIntoUrl(metric: HeadlineMetric, parameters: URLSearchParams): void {
+  if (metric !== 'visitors') parameters.set('metric', metric);
+}
+
+/** Relative change in percent; `null` if there is nothing to compare with. */
+export function changeOf(current: Figure, previous: Figure): number | null {
+  if (current === null || previous === null || previous === 0) return null;
+  return ((current - previous) / previous) * 100;
+}
