@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     match start_logging().and_then(|()| run(cli.command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", message(&error));
             ExitCode::FAILURE
         }
     }
@@ -85,6 +85,15 @@ fn block_on<T>(
     runtime.enable_all().build().context("cannot start the runtime")?.block_on(future)
 }
 
+/// The whole chain of causes in one line. Many errors name their cause themselves; it is not said twice.
+fn message(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .reduce(|said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") })
+        .unwrap_or_default()
+}
+
 /// Logs go to stderr: what a command answers on stdout stays clean.
 fn start_logging() -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
@@ -108,8 +117,15 @@ mod tests {
     }
 
     #[test]
+    fn a_cause_is_told_once() {
+        let own = anyhow::anyhow!("no such file").context("cannot read a: no such file").context("cannot start");
+        assert_eq!(message(&own), "cannot start: cannot read a: no such file");
+    }
+
+    #[test]
     fn up_takes_sites_as_they_are_written() {
-        let line = ["tideline", "up", "--site", "a=https://a.example", "--site", "b=http://localhost:3000;Europe/Berlin"];
+        let line =
+            ["tideline", "up", "--site", "a=https://a.example", "--site", "b=http://localhost:3000;Europe/Berlin"];
         assert!(Cli::try_parse_from(line).is_ok());
         let error = Cli::try_parse_from(["tideline", "up", "--site", "a"]).err().unwrap();
         assert_eq!(error.exit_code(), 2);

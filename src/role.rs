@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use figment::Figment;
+use figment::error::Kind;
 use figment::providers::{Env, Format, Toml};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -30,7 +31,13 @@ pub enum ConfigError {
         "the variable {0} belongs to no role: use {PREFIX}GATEWAY__KEY, {PREFIX}AGGREGATOR__KEY or {PREFIX}CENTRAL__KEY"
     )]
     UnknownVariable(String),
-    /// A key that is unknown, missing or of the wrong kind.
+    /// A key without a default that nobody gave.
+    #[error(
+        "the configuration of {role} lacks `{key}`: write it into --config FILE or give {}",
+        variable(role, &key.replace('.', "__"))
+    )]
+    Missing { role: &'static str, key: String },
+    /// A key that is unknown or of the wrong kind.
     #[error("the configuration of {role} is wrong: {source}")]
     Invalid { role: &'static str, source: Box<figment::Error> },
 }
@@ -48,17 +55,29 @@ impl Args {
             std::fs::metadata(path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
             figment = figment.merge(Toml::file_exact(path));
         }
-        figment
-            .merge(Env::prefixed(&format!("{PREFIX}{}__", role.to_uppercase())).split("__"))
-            .extract()
-            .map_err(|source| ConfigError::Invalid { role, source: Box::new(source) })
+        figment.merge(Env::prefixed(&variable(role, "")).split("__")).extract().map_err(|source| explain(role, source))
+    }
+}
+
+fn variable(role: &str, key: &str) -> String {
+    format!("{PREFIX}{role}__{key}").to_uppercase()
+}
+
+fn explain(role: &'static str, error: figment::Error) -> ConfigError {
+    match &error.kind {
+        Kind::MissingField(field) => {
+            let key = error.path.iter().map(String::as_str).chain([field.as_ref()]).collect::<Vec<_>>().join(".");
+            ConfigError::Missing { role, key }
+        }
+        _ => ConfigError::Invalid { role, source: Box::new(error) },
     }
 }
 
 fn unknown_variable(names: impl Iterator<Item = String>) -> Option<String> {
     names.into_iter().find(|name| {
-        name.strip_prefix(PREFIX)
-            .is_some_and(|rest| !rest.split_once("__").is_some_and(|(role, key)| ROLES.contains(&role) && !key.is_empty()))
+        name.strip_prefix(PREFIX).is_some_and(|rest| {
+            !rest.split_once("__").is_some_and(|(role, key)| ROLES.contains(&role) && !key.is_empty())
+        })
     })
 }
 

@@ -59,8 +59,9 @@ async fn look(data: &Path) -> anyhow::Result<Status> {
         data.display()
     );
     let file = data.join("run").join(running::FILE);
-    let running = running::read(&file)
-        .with_context(|| format!("cannot read {}; if `tideline up` has only just been started, ask again", file.display()))?;
+    let running = running::read(&file).with_context(|| {
+        format!("cannot read {}; if `tideline up` has only just been started, ask again", file.display())
+    })?;
     let probe = Probe::try_new()?;
     let mut roles = Vec::with_capacity(running.roles.len());
     for role in running.roles {

@@ -50,6 +50,12 @@ fn an_unknown_key_is_an_error_that_names_it_and_its_file() {
 }
 
 #[test]
+fn a_missing_key_is_named_with_both_ways_to_give_it() {
+    let error = Args { config: None }.load::<Config>("central").unwrap_err().to_string();
+    assert!(error.contains("lacks `listen`") && error.contains("TIDELINE__CENTRAL__LISTEN"), "{error}");
+}
+
+#[test]
 fn only_variables_of_a_role_are_taken() {
     let unknown = |name: &str| unknown_variable([name.to_owned()].into_iter()).is_some();
     assert!(!unknown("TIDELINE__CENTRAL__CLICKHOUSE__LIBCHDB"));

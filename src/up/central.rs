@@ -75,11 +75,8 @@ impl Central {
     pub async fn make_site(&self, site: &Site, known: &[KnownSite]) -> Result<KnownSite, CentralError> {
         let same = known.iter().find(|known| known.site_id == site.name);
         let timezone = site.timezone.as_deref().or(same.map(|same| same.timezone.as_str()));
-        let body = NewSite {
-            site_id: &site.name,
-            origins: &site.origins,
-            timezone: timezone.unwrap_or(DEFAULT_TIMEZONE),
-        };
+        let body =
+            NewSite { site_id: &site.name, origins: &site.origins, timezone: timezone.unwrap_or(DEFAULT_TIMEZONE) };
         self.ask(self.client.post(format!("{}/api/v2/sites", self.url)).json(&body)).await
     }
 

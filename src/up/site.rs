@@ -21,10 +21,14 @@ pub enum SiteError {
     #[error("a site is written {FORM}")]
     Form,
     /// A name that would not fit into a page's `data-site`.
-    #[error("the site name {0:?} has a character that cannot stand in a snippet; use letters, digits, '.', '-' and '_'")]
+    #[error(
+        "the site name {0:?} has a character that cannot stand in a snippet; use letters, digits, '.', '-' and '_'"
+    )]
     Name(String),
     /// An origin that no browser would ever send.
-    #[error("{0:?} is not an origin; write scheme, host and port only, such as https://shop.example or http://localhost:3000")]
+    #[error(
+        "{0:?} is not an origin; write scheme, host and port only, such as https://shop.example or http://localhost:3000"
+    )]
     Origin(String),
 }
 

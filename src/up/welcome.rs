@@ -36,10 +36,17 @@ impl Display for Welcome<'_> {
         writeln!(f, "  Data       {}  (logs in its folder logs)", self.folder.root().display())?;
         writeln!(f)?;
         for site in &self.sites {
-            writeln!(f, "Paste into the pages of {} (times in {}):\n  {}\n", site.site_id, site.timezone, site.snippet)?;
+            writeln!(
+                f,
+                "Paste into the pages of {} (times in {}):\n  {}\n",
+                site.site_id, site.timezone, site.snippet
+            )?;
         }
         if self.sites.is_empty() {
-            writeln!(f, "There is no site yet. Start with --site NAME=ORIGIN, such as --site shop=https://shop.example\n")?;
+            writeln!(
+                f,
+                "There is no site yet. Start with --site NAME=ORIGIN, such as --site shop=https://shop.example\n"
+            )?;
         }
         write!(f, "Ctrl-C stops everything in order.")
     }

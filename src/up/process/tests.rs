@@ -53,9 +53,13 @@ async fn redis_is_durable_private_and_ends_when_drained() {
     let bench = bench();
     let redis = bench.start_redis().await;
     let socket = bench.folder.redis_socket();
-    for (key, value) in
-        [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction"), ("port", "0"), ("save", "")]
-    {
+    for (key, value) in [
+        ("appendonly", "yes"),
+        ("appendfsync", "always"),
+        ("maxmemory-policy", "noeviction"),
+        ("port", "0"),
+        ("save", ""),
+    ] {
         let answer = ask(&socket, &format!("CONFIG GET {key}")).await;
         assert!(answer.ends_with(&format!("${}\r\n{value}\r\n", value.len())), "{key}: {answer}");
     }
@@ -94,8 +98,7 @@ async fn a_process_is_ended_while_it_waits_for_its_next_start() {
     spec.readiness = Readiness::Redis { socket: bench.folder.redis_socket() };
     let (child, _) = spec.spawn().unwrap();
     let stop = CancellationToken::new();
-    let task =
-        tokio::spawn(keep_running(spec, child, bench.probe.clone(), bench.board.clone(), stop.clone()));
+    let task = tokio::spawn(keep_running(spec, child, bench.probe.clone(), bench.board.clone(), stop.clone()));
     sleep(Duration::from_millis(900)).await;
     stop.cancel();
     timeout(Duration::from_secs(1), task).await.unwrap().unwrap();

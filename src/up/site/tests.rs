@@ -29,8 +29,15 @@ fn what_is_missing_is_answered_with_the_form() {
 
 #[test]
 fn what_is_no_origin_is_named() {
-    for origin in ["shop.example", "https://", "ftp://shop.example", "https://a.example/", "https://a.example/x", "http://u:p@h", "*"]
-    {
+    for origin in [
+        "shop.example",
+        "https://",
+        "ftp://shop.example",
+        "https://a.example/",
+        "https://a.example/x",
+        "http://u:p@h",
+        "*",
+    ] {
         assert_eq!(site(&format!("shop={origin}")), Err(SiteError::Origin(origin.into())), "{origin}");
     }
 }

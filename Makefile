@@ -1,0 +1,76 @@
+# make run     installs what this machine lacks, builds, and runs the demo
+# make test    installs what this machine lacks, and runs every test, the browser's included
+# make build   builds only (release)
+# make check   format, lints and documentation, all warnings denied
+#
+# The parts that the Rust code embeds come first: the browser agent (gateway), the dashboard (central), the lists of
+# user agents (gateway).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: run test build check clean parts machine test-machine agent libchdb
+
+# Where rustup puts cargo, for shells that have not read its profile.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+say = @printf '==> %s\n'
+
+run: build
+	$(say) 'tideline up --demo (Ctrl-C stops it)'
+	@exec $(TARGET)/release/tideline up --demo $(ARGS)
+
+build: parts libchdb
+	$(say) 'tideline: release build'
+	@cargo build --release --locked
+
+test: test-machine parts libchdb
+	$(say) 'tideline: build for the tests'
+	@cargo build --workspace --locked
+	@scripts/test.sh
+
+check: parts
+	$(say) 'Rust: format'
+	@cargo fmt --all --check
+	$(say) 'Rust: lints'
+	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	$(say) 'Rust: documentation'
+	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --locked --quiet
+	$(say) 'dashboard: types'
+	@cd dashboard && npm run --silent check
+	$(say) 'scripts: the count of tests'
+	@scripts/count-tests.test.sh
+
+clean:
+	cargo clean
+	rm -rf wasm-agent/dist dashboard/dist {wasm-agent,dashboard,gateway/user-agents,tests/browser}/node_modules
+
+# What the machine itself must have. A second run only looks.
+machine:
+	@scripts/machine.sh build
+test-machine:
+	@scripts/machine.sh test
+
+parts: machine agent dashboard/dist/index.html gateway/user-agents/node_modules/.package-lock.json
+
+# It compares its sources with those of its last build itself.
+agent: machine
+	$(say) 'agent: WebAssembly and script'
+	@wasm-agent/build.sh
+
+libchdb:
+	@scripts/fetch-libchdb.sh
+
+dashboard_sources := $(shell find dashboard \( -name node_modules -o -name dist -o -name dev \) -prune -o -type f -print)
+
+dashboard/dist/index.html: dashboard/node_modules/.package-lock.json $(dashboard_sources)
+	$(say) 'dashboard: build'
+	@cd dashboard && npm run --silent build -- --logLevel warn
+	@touch $@
+
+# npm writes this file last: it stands for the whole folder.
+%/node_modules/.package-lock.json: %/package-lock.json | machine
+	$(say) '$*: npm parts'
+	@cd $* && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
