@@ -78,14 +78,16 @@ const UNREAD_AFTER: Duration = Duration::from_secs(600);
 
 impl Figures {
     pub fn led(&mut self, id: &ShardId, epoch: u64, next_flush: u64) {
-        let shard = self.shards.entry(id.clone()).or_default();
-        if shard.epoch != epoch {
-            shard.said = None;
-        }
+        let led = Shard { epoch, next_flush, in_doubt: false, said: None };
+        let Some(shard) = self.shards.get_mut(id) else {
+            self.shards.insert(id.clone(), led); // its flushes so far were in the store before anything was read
+            return;
+        };
         if shard.in_doubt || shard.next_flush != next_flush {
             self.flushed.clear();
         }
-        *shard = Shard { epoch, next_flush, in_doubt: false, said: shard.said.take() };
+        let said = shard.said.take().filter(|_| shard.epoch == epoch);
+        *shard = Shard { said, ..led };
     }
 
     pub fn accepted(&mut self, id: &ShardId, n: u64, totals: Totals) {

@@ -1,0 +1,81 @@
+//! The sites, as the dashboard and an operator see them.
+
+use std::sync::{Arc, PoisonError};
+
+use axum::{Json, extract::State};
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Dashboard, Problem, access::Caller, json::JsonBody};
+use crate::{control::sites::Site, live::minute_text};
+
+/// `GET /api/v2/sites`
+pub async fn list(
+    State(dashboard): State<Arc<Dashboard>>,
+    Caller(principal): Caller,
+) -> Result<Json<Value>, Problem> {
+    let published = dashboard.control.published().borrow().clone();
+    let mut sites = Vec::new();
+    for site in published.sites.values().filter(|site| principal.may_see(&site.name)) {
+        sites.push(described(&dashboard, site).await?);
+    }
+    Ok(Json(json!({ "sites": sites })))
+}
+
+/// What [`put`] takes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewSite {
+    site_id: String,
+    origins: Vec<String>,
+    #[serde(default = "utc")]
+    timezone: String,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+/// `POST /api/v2/sites`
+pub async fn put(
+    State(dashboard): State<Arc<Dashboard>>,
+    Caller(principal): Caller,
+    JsonBody(new): JsonBody<NewSite>,
+) -> Result<Json<Value>, Problem> {
+    if !principal.sees_all() {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "a key of one site cannot change sites; use a key of all sites"));
+    }
+    let site = Site::try_new(&new.site_id, &new.origins, &new.timezone)
+        .map_err(|error| Problem::invalid(error.to_string()))?;
+    dashboard.control.put_site(&site, Timestamp::now()).await?;
+    Ok(Json(described(&dashboard, &site).await?))
+}
+
+async fn described(dashboard: &Dashboard, site: &Site) -> Result<Value, Problem> {
+    // A site's name needs no escaping: it has no character that means something in HTML.
+    let snippet =
+        format!("<script defer src=\"{}/tideline.js\" data-site=\"{}\"></script>", dashboard.gateway_url, site.name);
+    let first_event = first_event_minute(dashboard, &site.name).await?;
+    Ok(json!({
+        "site_id": site.name,
+        "timezone": site.timezone,
+        "origins": site.origins,
+        "snippet": snippet,
+        "first_event_at": first_event.map(minute_text),
+    }))
+}
+
+async fn first_event_minute(dashboard: &Dashboard, site: &str) -> Result<Option<u32>, Problem> {
+    // The map is whole whatever panicked beside it: it changes by one insert.
+    let remembered = || dashboard.first_events.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(minute) = remembered().get(site) {
+        return Ok(Some(*minute));
+    }
+    let minute = dashboard.store.first_event_minute(site).await?;
+    if let Some(minute) = minute {
+        remembered().insert(site.to_owned(), minute);
+    }
+    Ok(minute)
+}

@@ -1,0 +1,194 @@
+//! The dashboard's and the API's surface over real sockets, with the real engine behind it.
+
+#[path = "running/central.rs"]
+mod running;
+
+use reqwest::{StatusCode, header};
+use running::{KEY, Running, config, flush, this_minute, totals};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test]
+async fn only_who_is_recognised_gets_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let central = Running::start(folder.path()).await;
+    let status = async |request: reqwest::RequestBuilder| {
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let body: Value = answer.json().await.unwrap();
+        assert!(status == 200 || body["error"].is_string(), "{body}");
+        status
+    };
+    for path in ["/api/v2/me", "/api/v2/sites", "/api/v2/live?site_id=shop"] {
+        assert_eq!(status(central.http.get(central.url(path))).await, 401, "{path}");
+        assert_eq!(status(central.http.get(central.url(path)).bearer_auth("wrong")).await, 401, "{path}");
+        let session = central.http.get(central.url(path)).header("cookie", "tideline_session=wrong");
+        assert_eq!(status(session).await, 401, "{path}");
+    }
+    for path in ["/api/v2/query", "/api/v2/sites", "/api/v2/sign-in-links"] {
+        assert_eq!(status(central.http.post(central.url(path)).json(&json!({}))).await, 401, "{path}");
+    }
+    assert_eq!(central.get("/api/v2/me").await, json!({"name": "owner"}));
+
+    sign_in(&central).await;
+    asks_well_or_is_told_why(&central).await;
+    sites_are_made_and_listed(&central).await;
+    files_carry_their_headers(&central).await;
+    figures_of_its_own(&central).await;
+
+    // While it runs, nobody else can use its folder.
+    let second = central::run(config(folder.path()), CancellationToken::new()).await.unwrap_err().to_string();
+    assert!(second.contains("another running central"), "{second}");
+    central.stop().await;
+}
+
+async fn sign_in(central: &Running) {
+    let (status, link) = central.post("/api/v2/sign-in-links", json!({})).await;
+    assert_eq!(status, 200);
+    let url = link["url"].as_str().unwrap();
+    assert!(url.starts_with(&central.url("/sign-in?token=")), "{url}");
+    link["expires_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+
+    let signed_in = central.http.get(url).send().await.unwrap();
+    assert_eq!((signed_in.status(), signed_in.headers()[header::LOCATION].to_str().unwrap()), (StatusCode::SEE_OTHER, "/"));
+    let cookie = signed_in.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"), "{cookie}");
+    let again = central.http.get(url).send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::UNAUTHORIZED, "a link signs in once");
+
+    let session = cookie.split(';').next().unwrap().to_owned();
+    let me = || central.http.get(central.url("/api/v2/me")).header(header::COOKIE, &session);
+    assert_eq!(me().send().await.unwrap().json::<Value>().await.unwrap(), json!({"name": "owner"}));
+    let post = |path| central.http.post(central.url(path)).header(header::COOKIE, &session).json(&json!({}));
+    assert_eq!(post("/api/v2/sign-in-links").send().await.unwrap().status(), 401, "links are for programs to make");
+    let elsewhere = post("/api/v2/sites").header("sec-fetch-site", "same-site").send().await.unwrap();
+    assert_eq!(elsewhere.status(), 403);
+
+    assert_eq!(post("/sign-out").send().await.unwrap().status(), 204);
+    assert_eq!(me().send().await.unwrap().status(), 401);
+}
+
+async fn asks_well_or_is_told_why(central: &Running) {
+    central.put_site("shop").await;
+    let answer = async |kind: &str, body: String| {
+        let request = central.http.post(central.url("/api/v2/query")).bearer_auth(KEY).header("content-type", kind);
+        let answer = request.body(body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let question = json!({"site_id": "shop", "metrics": ["pageviews"], "date_range": "day"});
+    assert_eq!(answer("application/json; charset=utf-8", question.to_string()).await.0, 200);
+    assert_eq!(answer("text/plain", question.to_string()).await.0, 400);
+    assert_eq!(answer("application/json", "{".to_owned()).await.0, 400);
+    assert_eq!(answer("application/json", "[1]".to_owned()).await.0, 400);
+    assert_eq!(answer("application/json", json!({"site_id": 7}).to_string()).await.0, 400);
+    let (status, text) = answer("application/json", json!({"site_id": "nowhere"}).to_string()).await;
+    assert!(status == 404 && text.contains("nowhere"), "{status} {text}");
+    let (status, text) = answer("application/json", format!("\"{}\"", "a".repeat(64 * 1024))).await;
+    assert!(status == 400 && text.contains("65536 bytes"), "{status} {text}");
+    let (status, text) = answer("application/json", json!({"site_id": "shop", "metrics": ["luck"]}).to_string()).await;
+    assert!(status == 400 && text.contains("luck"), "{status} {text}");
+
+    let unknown = central.http.get(central.url("/api/v2/nothing")).send().await.unwrap();
+    assert_eq!((unknown.status(), unknown.headers()[header::CONTENT_TYPE].to_str().unwrap()), (StatusCode::NOT_FOUND, "application/json"));
+    assert_eq!(central.http.get(central.url("/api/v2/query")).send().await.unwrap().status(), 405);
+}
+
+async fn sites_are_made_and_listed(central: &Running) {
+    let put = |body| central.post("/api/v2/sites", body);
+    let (status, site) =
+        put(json!({"site_id": "a.example", "origins": ["HTTPS://A.example:443"], "timezone": "Asia/Kathmandu"})).await;
+    assert_eq!(status, 200);
+    let snippet = r#"<script defer src="http://127.0.0.1:8080/tideline.js" data-site="a.example"></script>"#;
+    let expected = json!({
+        "site_id": "a.example", "timezone": "Asia/Kathmandu", "origins": ["https://a.example"],
+        "snippet": snippet, "first_event_at": null,
+    });
+    assert_eq!(site, expected);
+    assert_eq!(put(json!({"site_id": "a b", "origins": ["https://a.example"]})).await.0, 400);
+    assert_eq!(put(json!({"site_id": "b", "origins": []})).await.0, 400);
+    assert_eq!(put(json!({"site_id": "b", "origins": ["https://a.example"], "timezone": "Mars"})).await.0, 400);
+    assert_eq!(put(json!({"site_id": "b", "origin": "https://a.example"})).await.0, 400);
+
+    let (mut aggregator, leadership) = central.aggregator().await;
+    let minute = this_minute();
+    aggregator.flush(flush(1, leadership.term, 0, vec![totals("a.example", minute, 2)])).await;
+    let sites = central.get("/api/v2/sites").await;
+    let names: Vec<_> = sites["sites"].as_array().unwrap().iter().map(|site| site["site_id"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a.example", "shop"]);
+    let first: jiff::Timestamp = sites["sites"][0]["first_event_at"].as_str().unwrap().parse().unwrap();
+    assert_eq!(first.as_second(), i64::from(minute) * 60);
+
+    let question = json!({"site_id": "a.example", "metrics": ["pageviews"], "date_range": "all"});
+    let (status, report) = central.post("/api/v2/query", question).await;
+    assert_eq!((status, &report["results"][0]["metrics"]), (200, &json!([2])), "{report}");
+}
+
+async fn files_carry_their_headers(central: &Running) {
+    let page = central.http.get(central.url("/")).send().await.unwrap();
+    assert_eq!(page.status(), 200);
+    let headers = page.headers().clone();
+    let text = |name: &str| headers[name].to_str().unwrap().to_owned();
+    assert_eq!(text("content-type"), "text/html; charset=utf-8");
+    assert!(text("content-security-policy").contains("frame-ancestors 'none'"));
+    assert_eq!((text("x-content-type-options"), text("referrer-policy")), ("nosniff".to_owned(), "no-referrer".to_owned()));
+    assert_eq!(text("cache-control"), "no-cache");
+    let known = central.http.get(central.url("/")).header("if-none-match", text("etag")).send().await.unwrap();
+    assert_eq!(known.status(), 304);
+
+    let html = page.text().await.unwrap();
+    let script = html.split('"').find(|part| part.contains("assets/") && part.ends_with(".js")).expect("a script");
+    let script = central.http.get(central.url(&format!("/{}", script.trim_start_matches(['.', '/'])))).send().await.unwrap();
+    assert_eq!(script.headers()["cache-control"], "public, max-age=31536000, immutable");
+    assert_eq!(central.http.get(central.url("/assets/nothing.js")).send().await.unwrap().status(), 404);
+    assert_eq!(central.http.get(central.url("/../Cargo.toml")).send().await.unwrap().status(), 404);
+    assert_eq!(central.http.post(central.url("/")).send().await.unwrap().status(), 405);
+
+    let api = central.http.get(central.url("/api/v2/me")).bearer_auth(KEY).send().await.unwrap();
+    assert_eq!(api.headers()["cache-control"], "no-store");
+}
+
+async fn figures_of_its_own(central: &Running) {
+    let text = |socket, path| {
+        let url = format!("http://{}{path}", central.address(socket));
+        async { central.http.get(url).send().await.unwrap().text().await.unwrap() }
+    };
+    assert_eq!(text("listen", "/live").await, "live\n");
+    assert_eq!(text("listen", "/ready").await, "ready\n");
+    let metrics = text("admin", "/metrics").await;
+    for line in [
+        "tideline_central_flushes_total{result=\"Accepted\"} 1",
+        "tideline_central_unknown_site_rows_total 0",
+        "tideline_central_uplink_streams{peer=\"Aggregator\"}",
+        "tideline_central_http_requests_total{route=\"/api/v2/me\",status=\"401\"}",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(central.http.get(central.url("/metrics")).send().await.unwrap().status(), 404, "for operators alone");
+}
+
+#[tokio::test]
+async fn what_keeps_it_from_starting_is_one_clear_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let starting = async |config| central::run(config, CancellationToken::new()).await.unwrap_err().to_string();
+
+    let mut without_token = config(folder.path());
+    without_token.uplink_token_file = folder.path().join("missing");
+    let message = starting(without_token).await;
+    assert!(message.starts_with("uplink_token_file ") && message.contains("missing"), "{message}");
+
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut on_taken_port = config(folder.path());
+    on_taken_port.uplink = taken.local_addr().unwrap();
+    let message = starting(on_taken_port).await;
+    assert!(message.starts_with("uplink: cannot listen on 127.0.0.1:"), "{message}");
+
+    let mut without_folder = config(folder.path());
+    without_folder.data = folder.path().join("token/data");
+    let message = starting(without_folder).await;
+    assert!(message.starts_with("data folder ") && message.contains("cannot be written"), "{message}");
+
+    let mut without_library = config(folder.path());
+    without_library.clickhouse.libchdb = Some(folder.path().join("libchdb.so"));
+    let message = starting(without_library).await;
+    assert!(message.contains("libchdb"), "{message}");
+}
