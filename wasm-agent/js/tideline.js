@@ -1,0 +1,38 @@
+// The page's script, in the order in which an event passes it: page.js sees what happens, early.js keeps and encodes it until
+// the core is there, core.js is the core, delivery.js sends. The page has one line:
+//   <script defer src="GATEWAY/tideline.js" data-site="NAME"></script>
+// and may call `tideline(name, { props })`, before this script has run too if it defines
+//   window.tideline = window.tideline || function () { (tideline.q = tideline.q || []).push(arguments) }
+// There is no cookie, nothing is stored, and `tideline` is the only global.
+
+import { startDelivery } from './delivery.js';
+import { watchPage } from './page.js';
+
+const script = document.currentScript || document.querySelector('script[data-site][src*="tideline"]');
+const stub = window.tideline;
+
+// A script that is included twice must not count twice.
+if (script && !stub?.running) {
+  const site = script.dataset.site;
+  const queued = stub?.q || [];
+  let track = () => {};
+  window.tideline = (name, options) => track(name, options);
+  window.tideline.running = true;
+
+  const run = () => {
+    track = watchPage(startDelivery(new URL('.', script.src).href, site));
+    for (const call of queued) track(...call);
+  };
+  // Someone who has asked not to be followed (GPC) is not.
+  if (!site) {
+    console.warn('tideline: the script needs data-site="NAME", the name of a site that the gateway knows');
+  } else if (!navigator.globalPrivacyControl) {
+    try {
+      // A page that the browser only prepares has not been seen by anybody.
+      if (document.prerendering) document.addEventListener('prerenderingchange', run, { once: true });
+      else run();
+    } catch {
+      // Whatever this browser lacks, the page does not hear of it.
+    }
+  }
+}
