@@ -1,0 +1,227 @@
+//! What a run says at its end: a table for people, JSON for programs.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::{
+    audit::Audit,
+    tally::{Batches, Bytes, Connections, Summary, Sums},
+};
+
+/// The outcome of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The scenario's file.
+    pub scenario: String,
+    /// The site that was visited.
+    pub site: String,
+    /// Whether the audit found no difference and no batch changed its bytes.
+    pub passed: bool,
+    /// Ended before its time, by a signal.
+    pub interrupted: bool,
+    /// What was acknowledged against what is counted.
+    pub audit: Audit,
+    /// Agents.
+    pub agents: Agents,
+    /// Over the time in which events were made.
+    pub throughput: Throughput,
+    /// From an event's intended time to its acknowledgement: includes the wait of an open batch for more events.
+    pub latency: Summary,
+    /// From a batch's first transmission to its acknowledgement.
+    pub answer: Summary,
+    /// From an event's intended time to its agent: how late the load itself was.
+    pub lateness: Summary,
+    /// Connections.
+    pub connections: Connections,
+    /// Batches.
+    pub batches: Batches,
+    /// Bytes on the WebSocket.
+    pub bytes: BytesReport,
+    /// Events dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Agents of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Agents {
+    /// Asked for.
+    pub started: u32,
+    /// Of which something was acknowledged.
+    pub acknowledged: u64,
+    /// That ended with an answer to everything.
+    pub settled: u64,
+}
+
+/// Events and batches a second.
+#[derive(Debug, Clone, Serialize)]
+pub struct Throughput {
+    /// How long events were made, seconds.
+    pub duration_s: f64,
+    /// Events sent a second.
+    pub sent_per_s: f64,
+    /// Events acknowledged a second.
+    pub acknowledged_per_s: f64,
+    /// Batches acknowledged a second.
+    pub batches_per_s: f64,
+}
+
+/// Bytes of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct BytesReport {
+    /// Both directions.
+    #[serde(flatten)]
+    pub total: Bytes,
+    /// What an event costs its page, resends included.
+    pub sent_per_event: f64,
+}
+
+impl Report {
+    /// Puts together what the agents know and what the audit found.
+    pub fn new(sums: &Sums, audit: Audit, run: Run) -> Self {
+        let seconds = run.duration.as_secs_f64();
+        let per_s = |count: u64| rounded(count as f64 / seconds.max(0.001));
+        Self {
+            scenario: run.scenario,
+            site: run.site,
+            passed: audit.passed() && sums.batches.altered == 0,
+            interrupted: run.interrupted,
+            audit,
+            agents: Agents {
+                started: run.agents,
+                acknowledged: sums.agents_acknowledged,
+                settled: sums.agents_settled,
+            },
+            throughput: Throughput {
+                duration_s: rounded(seconds),
+                sent_per_s: per_s(sums.sent.all()),
+                acknowledged_per_s: per_s(sums.acknowledged.all()),
+                batches_per_s: per_s(sums.batches.acknowledged),
+            },
+            latency: sums.latency.summary(),
+            answer: sums.answer.summary(),
+            lateness: sums.lateness.summary(),
+            connections: sums.connections.clone(),
+            batches: sums.batches.clone(),
+            bytes: BytesReport {
+                total: sums.bytes.clone(),
+                sent_per_event: rounded(sums.bytes.sent as f64 / sums.sent.all().max(1) as f64),
+            },
+            dropped: sums.reasons.clone(),
+        }
+    }
+
+    /// Whether the run may be called a success.
+    pub fn passed(&self) -> bool {
+        self.passed
+    }
+}
+
+/// What a report says of the run itself.
+pub struct Run {
+    /// The scenario's file.
+    pub scenario: String,
+    /// The site.
+    pub site: String,
+    /// Agents started.
+    pub agents: u32,
+    /// How long events were made.
+    pub duration: Duration,
+    /// Whether a signal ended it.
+    pub interrupted: bool,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n", self.figures())?;
+        writeln!(f, "{}\n", self.latencies())?;
+        writeln!(f, "{}", self.comparison())?;
+        for (reason, events) in &self.dropped {
+            writeln!(f, "dropped: {events} events, {reason}")?;
+        }
+        if self.batches.altered > 0 {
+            writeln!(f, "broken: {} transmissions changed the bytes of their batch", self.batches.altered)?;
+        }
+        f.write_str(&self.verdict())
+    }
+}
+
+impl Report {
+    fn figures(&self) -> Table {
+        let mut table = table(["", "per second", "in all"]);
+        let Throughput { sent_per_s, acknowledged_per_s, batches_per_s, .. } = self.throughput;
+        let mut row = |name: &str, per_s: String, all: String| {
+            table.add_row([name.to_owned(), per_s, all]);
+        };
+        row("events sent", sent_per_s.to_string(), self.audit.sent.to_string());
+        row("events acknowledged", acknowledged_per_s.to_string(), self.audit.acknowledged.to_string());
+        row("batches acknowledged", batches_per_s.to_string(), self.batches.acknowledged.to_string());
+        let resent = self.batches.transmissions - self.batches.numbered.min(self.batches.transmissions);
+        row("batches resent", String::new(), resent.to_string());
+        row("reconnects", String::new(), self.connections.reconnects.to_string());
+        row("bytes sent per event", String::new(), self.bytes.sent_per_event.to_string());
+        align_right(table)
+    }
+
+    fn latencies(&self) -> Table {
+        let mut table = table(["milliseconds", "p50", "p90", "p99", "p99.9", "max"]);
+        for (name, summary) in [
+            ("intended time to acknowledgement", &self.latency),
+            ("first transmission to acknowledgement", &self.answer),
+            ("lateness of the load itself", &self.lateness),
+        ] {
+            let Summary { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = summary;
+            let cells = [p50_ms, p90_ms, p99_ms, p999_ms, max_ms].map(|ms| format!("{ms:.1}"));
+            table.add_row([vec![name.to_owned()], cells.to_vec()].concat());
+        }
+        align_right(table)
+    }
+
+    fn comparison(&self) -> Table {
+        let mut table = table(["audit", "expected", "counted", "difference"]);
+        let lines = [
+            ("pageviews", Some(self.audit.pageviews)),
+            ("custom events", Some(self.audit.custom_events)),
+            ("visits", self.audit.visits),
+            ("visitors", Some(self.audit.visitors)),
+        ];
+        for (name, line) in lines {
+            let Some(line) = line else { continue };
+            table.add_row([
+                name.to_owned(),
+                line.expected.to_string(),
+                line.counted.to_string(),
+                line.difference.to_string(),
+            ]);
+        }
+        align_right(table)
+    }
+
+    fn verdict(&self) -> String {
+        let Audit { sent, counted, dropped, difference, unacknowledged, .. } = self.audit;
+        let sum = format!("sent {sent} = counted {counted} + dropped {dropped} + difference {difference}");
+        match (self.passed, unacknowledged) {
+            (true, 0) => format!("{sum}: every event is accounted for."),
+            (true, _) => format!("{sum}: every event is accounted for, though {unacknowledged} were not acknowledged."),
+            (false, _) => format!("{sum}: THE COUNTS ARE WRONG. {unacknowledged} events were not acknowledged."),
+        }
+    }
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table
+}
+
+fn align_right(mut table: Table) -> Table {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}

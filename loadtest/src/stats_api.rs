@@ -1,0 +1,145 @@
+//! The reports that the audit asks for.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// One query may take this long: reports answer in milliseconds, a central that is starting may need seconds.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Central's Stats API for one site.
+pub struct StatsApi {
+    http: reqwest::Client,
+    base: String,
+    key: String,
+    site: String,
+}
+
+/// What central says it has counted for a site, over all time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Pageviews.
+    pub pageviews: u64,
+    /// All events, pageviews included.
+    pub events: u64,
+    /// Visits.
+    pub visits: u64,
+    /// Visitors.
+    pub visitors: u64,
+}
+
+/// Central did not answer a query.
+#[derive(Debug, thiserror::Error)]
+pub enum StatsApiError {
+    /// No answer.
+    #[error("central does not answer at {base}: {source}; is it running, and is --central its address?")]
+    Unreachable {
+        /// Its address.
+        base: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The key is not one of central's.
+    #[error("central refuses the API key: {0}; give --api-key-file the file `api-key` in its data folder")]
+    WrongKey(String),
+    /// The site is not one of central's, or the key may not see it.
+    #[error("central has no site {site} for this key: {message}; make it with `tideline up --site` or name another")]
+    UnknownSite {
+        /// The site.
+        site: String,
+        /// Central's words.
+        message: String,
+    },
+    /// Something else.
+    #[error("central answered {status} to a query: {message}")]
+    Refused {
+        /// HTTP's status.
+        status: u16,
+        /// Central's words.
+        message: String,
+    },
+    /// Not a Stats API answer.
+    #[error("central's answer is not one of the Stats API: {0}")]
+    Malformed(String),
+}
+
+impl StatsApi {
+    /// The API at `base`, such as `http://127.0.0.1:8000`.
+    pub fn new(base: &str, key: String, site: &str) -> Self {
+        let base = base.trim_end_matches('/').to_owned();
+        Self { http: reqwest::Client::new(), base, key, site: site.to_owned() }
+    }
+
+    /// Everything counted so far.
+    pub async fn counts(&self) -> Result<Counts, StatsApiError> {
+        // Two queries: events are counted by event, visits by visit, and no report needs to join them.
+        let [pageviews, events] = self.query(["pageviews", "events"]).await?;
+        let [visits, visitors] = self.query(["visits", "visitors"]).await?;
+        Ok(Counts { pageviews, events, visits, visitors })
+    }
+
+    /// Visitors seen in the last minutes, flushed or not.
+    pub async fn current_visitors(&self) -> Result<u64, StatsApiError> {
+        #[derive(Deserialize)]
+        struct Live {
+            current_visitors: u64,
+        }
+        let request = self.http.get(format!("{}/api/v2/live", self.base)).query(&[("site_id", &self.site)]);
+        let answer = self.send(request).await?;
+        let live: Live = serde_json::from_value(answer).map_err(|error| StatsApiError::Malformed(error.to_string()))?;
+        Ok(live.current_visitors)
+    }
+
+    async fn query<const N: usize>(&self, metrics: [&str; N]) -> Result<[u64; N], StatsApiError> {
+        let body = json!({ "site_id": self.site, "metrics": metrics.as_slice(), "date_range": "all" });
+        let answer = self.send(self.http.post(format!("{}/api/v2/query", self.base)).json(&body)).await?;
+        metrics_of(&answer).ok_or_else(|| StatsApiError::Malformed(answer.to_string()))
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, StatsApiError> {
+        let unreachable = |source| StatsApiError::Unreachable { base: self.base.clone(), source };
+        let response = request.bearer_auth(&self.key).timeout(QUERY_TIMEOUT).send().await.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let text = response.text().await.map_err(unreachable)?;
+        if status == 200 {
+            return serde_json::from_str(&text).map_err(|error| StatsApiError::Malformed(error.to_string()));
+        }
+        let message = serde_json::from_str::<Value>(&text)
+            .ok()
+            .and_then(|body| body.get("error")?.as_str().map(str::to_owned))
+            .unwrap_or(text);
+        Err(match status {
+            401 => StatsApiError::WrongKey(message),
+            403 | 404 => StatsApiError::UnknownSite { site: self.site.clone(), message },
+            _ => StatsApiError::Refused { status, message },
+        })
+    }
+}
+
+/// The metrics of an answer without dimensions. No row, or a null, is nothing counted.
+fn metrics_of<const N: usize>(answer: &Value) -> Option<[u64; N]> {
+    let Some(row) = answer.get("results")?.as_array()?.first() else { return Some([0; N]) };
+    let metrics = row.get("metrics")?.as_array()?;
+    let mut counts = [0; N];
+    for (count, metric) in counts.iter_mut().zip(metrics) {
+        *count = if metric.is_null() { 0 } else { metric.as_u64()? };
+    }
+    (metrics.len() == N).then_some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_read_from_an_answer_without_dimensions() {
+        let answer = |results: Value| json!({ "results": results, "meta": {}, "query": {} });
+        assert_eq!(metrics_of(&answer(json!([{ "metrics": [7, 9], "dimensions": [] }]))), Some([7, 9]));
+        assert_eq!(metrics_of(&answer(json!([{ "metrics": [7, null], "dimensions": [] }]))), Some([7, 0]));
+        assert_eq!(metrics_of::<2>(&answer(json!([]))), Some([0, 0]));
+        assert_eq!(metrics_of::<2>(&answer(json!([{ "metrics": [7] }]))), None);
+        assert_eq!(metrics_of::<1>(&answer(json!([{ "metrics": [-1] }]))), None);
+        assert_eq!(metrics_of::<1>(&json!({ "error": "no" })), None);
+    }
+}
