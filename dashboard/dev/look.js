@@ -19,7 +19,7 @@ const shots = [
   { name: 'year-dark', path: '/?site=shop.example&period=12mo&metric=pageviews', dark: true, act: (page) => page.locator('.chart').focus().then(() => page.keyboard.press('ArrowLeft')) },
   { name: 'custom-open', path: '/?site=shop.example&period=7d', act: (page) => page.getByRole('button', { name: 'Custom' }).click() },
   { name: 'campaigns-more', path: '/?site=shop.example&period=7d', act: async (page) => {
-    await page.getByRole('tab', { name: 'Campaign' }).click();
+    await page.getByRole('tab', { name: 'Campaigns' }).click();
     await page.getByRole('button', { name: 'Show more' }).first().click();
   } },
   { name: 'empty', path: '/?site=empty.example&period=7d' },

@@ -23,8 +23,8 @@ export const VISIT_DIMENSIONS = [
 export type VisitDimension = (typeof VISIT_DIMENSIONS)[number];
 export type Dimension = `visit:${VisitDimension}` | 'event:page' | 'event:name';
 
-/** One tab of a panel. */
-export interface Tab {
+/** One list of rows. */
+export interface Listing {
   dimension: Dimension;
   label: string;
   /** What one row is, as the head of its column. */
@@ -37,12 +37,18 @@ export interface Tab {
   empty: string;
 }
 
+/** A tab shows one of its listings; most have only one. */
+export interface Tab {
+  label: string;
+  listings: [Listing, ...Listing[]];
+}
+
 export interface Panel {
   title: string;
   tabs: [Tab, ...Tab[]];
 }
 
-const campaign = (name: Extract<VisitDimension, `utm_${string}`>, label: string): Tab => ({
+const campaign = (name: Extract<VisitDimension, `utm_${string}`>, label: string): Listing => ({
   dimension: `visit:${name}`,
   label,
   row: label,
@@ -51,42 +57,49 @@ const campaign = (name: Extract<VisitDimension, `utm_${string}`>, label: string)
   empty: 'No visit came with a tagged link.',
 });
 
+const alone = (listing: Listing): Tab => ({ label: listing.label, listings: [listing] });
+
 export const PANELS: { pages: Panel; sources: Panel; countries: Panel; devices: Panel; events: Panel } = {
   pages: {
     title: 'Pages',
     tabs: [
-      { dimension: 'event:page', label: 'Top pages', row: 'Page', metrics: ['visitors', 'pageviews'], empty: 'No page was viewed.' },
-      { dimension: 'visit:entry_page', label: 'Entry pages', row: 'Entry page', metrics: ['visits', 'bounce_rate'], named: true, empty: 'No visit began on a page.' },
-      { dimension: 'visit:exit_page', label: 'Exit pages', row: 'Exit page', metrics: ['visits'], named: true, empty: 'No visit ended on a page.' },
+      alone({ dimension: 'event:page', label: 'Top pages', row: 'Page', metrics: ['visitors', 'pageviews'], empty: 'No page was viewed.' }),
+      alone({ dimension: 'visit:entry_page', label: 'Entry pages', row: 'Entry page', metrics: ['visits', 'bounce_rate'], named: true, empty: 'No visit began on a page.' }),
+      alone({ dimension: 'visit:exit_page', label: 'Exit pages', row: 'Exit page', metrics: ['visits'], named: true, empty: 'No visit ended on a page.' }),
     ],
   },
   sources: {
     title: 'Sources',
     tabs: [
-      { dimension: 'visit:source', label: 'Sources', row: 'Source', metrics: ['visitors', 'bounce_rate'], empty: 'No visits.' },
-      { dimension: 'visit:referrer', label: 'Referrers', row: 'Referrer', metrics: ['visitors', 'bounce_rate'], named: true, empty: 'No visit followed a link.' },
-      campaign('utm_campaign', 'Campaign'),
-      campaign('utm_source', 'UTM source'),
-      campaign('utm_medium', 'UTM medium'),
-      campaign('utm_content', 'UTM content'),
-      campaign('utm_term', 'UTM term'),
+      alone({ dimension: 'visit:source', label: 'Sources', row: 'Source', metrics: ['visitors', 'bounce_rate'], empty: 'No visits.' }),
+      alone({ dimension: 'visit:referrer', label: 'Referrers', row: 'Referrer', metrics: ['visitors', 'bounce_rate'], named: true, empty: 'No visit followed a link.' }),
+      {
+        label: 'Campaigns',
+        listings: [
+          campaign('utm_campaign', 'Campaign'),
+          campaign('utm_source', 'UTM source'),
+          campaign('utm_medium', 'UTM medium'),
+          campaign('utm_content', 'UTM content'),
+          campaign('utm_term', 'UTM term'),
+        ],
+      },
     ],
   },
   countries: {
     title: 'Countries',
-    tabs: [{ dimension: 'visit:country', label: 'Countries', row: 'Country', metrics: ['visitors'], empty: 'No visits.' }],
+    tabs: [alone({ dimension: 'visit:country', label: 'Countries', row: 'Country', metrics: ['visitors'], empty: 'No visits.' })],
   },
   devices: {
     title: 'Devices',
     tabs: [
-      { dimension: 'visit:browser', label: 'Browsers', row: 'Browser', metrics: ['visitors'], empty: 'No visits.' },
-      { dimension: 'visit:os', label: 'OS', row: 'Operating system', metrics: ['visitors'], empty: 'No visits.' },
-      { dimension: 'visit:device', label: 'Devices', row: 'Device', metrics: ['visitors'], empty: 'No visits.' },
+      alone({ dimension: 'visit:browser', label: 'Browsers', row: 'Browser', metrics: ['visitors'], empty: 'No visits.' }),
+      alone({ dimension: 'visit:os', label: 'OS', row: 'Operating system', metrics: ['visitors'], empty: 'No visits.' }),
+      alone({ dimension: 'visit:device', label: 'Devices', row: 'Device', metrics: ['visitors'], empty: 'No visits.' }),
     ],
   },
   events: {
     title: 'Events',
-    tabs: [{ dimension: 'event:name', label: 'Events', row: 'Event', metrics: ['visitors', 'events'], empty: 'No custom events. Send one with tideline(\'Signup\').' }],
+    tabs: [alone({ dimension: 'event:name', label: 'Events', row: 'Event', metrics: ['visitors', 'events'], empty: "No custom events. Send one with tideline('Signup')." })],
   },
 };
 

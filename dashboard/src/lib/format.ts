@@ -57,13 +57,13 @@ export function formatTick(bucket: string, interval: Interval): string {
   return inUtc({ day: 'numeric', month: 'short' }).format(Date.parse(`${bucket}T00:00:00Z`));
 }
 
-/** A bucket's full name: "Sun, 22 Nov, 14:00 – 15:00". */
+/** A bucket's full name: "Sun 22 Nov, 14:00–15:00", "Sun 22 Nov 2026". */
 export function formatBucket(bucket: string, interval: Interval): string {
-  const date = inUtc({ weekday: 'short', day: 'numeric', month: 'short', year: 'numeric' });
-  const day = date.format(Date.parse(`${bucket.slice(0, 10)}T00:00:00Z`));
-  if (interval === 'day') return day;
-  const hour = Number(bucket.slice(11, 13));
-  return `${day}, ${bucket.slice(11, 16)} – ${String((hour + 1) % 24).padStart(2, '0')}:00`;
+  const day = Date.parse(`${bucket.slice(0, 10)}T00:00:00Z`);
+  if (interval === 'day') return inUtc({ weekday: 'short', day: 'numeric', month: 'short', year: 'numeric' }).format(day);
+  const next = (Number(bucket.slice(11, 13)) + 1) % 24;
+  const date = inUtc({ weekday: 'short', day: 'numeric', month: 'short' }).format(day);
+  return `${date}, ${bucket.slice(11, 16)}–${String(next).padStart(2, '0')}:00`;
 }
 
 export function formatRange(range: DateRange): string {

@@ -40,12 +40,12 @@ export function createPlot(container: HTMLElement, plotted: () => Plotted, event
     {
       width: container.clientWidth,
       height: HEIGHT_PX,
-      padding: [18, 18, 0, 6],
+      padding: [18, 28, 0, 6],
       legend: { show: false },
       cursor: {
         y: false,
         drag: { x: true, y: false, setScale: false },
-        points: { size: 9, width: 2, fill: color('--card'), stroke: color('--accent') },
+        points: { size: 9, width: 2, fill: color('--card'), stroke: (_, series) => color(series === 1 ? '--ghost' : '--accent') },
       },
       scales: {
         x: { time: false, range: (_, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) },
@@ -72,7 +72,7 @@ export function createPlot(container: HTMLElement, plotted: () => Plotted, event
       ],
       series: [
         {},
-        { stroke: color('--faint'), width: 1.5, points: { show: false } },
+        { stroke: color('--ghost'), width: 1.5, points: { show: false } },
         { ...line, fill: color('--accent-area') },
         { ...line, dash: [5, 5] },
       ],
