@@ -52,6 +52,8 @@ const VISITS_MAX: usize = 500;
 const KNOWN_MAX: usize = 40;
 /// Of the arrivals, these return: the same device, a new visit if half an hour has passed.
 const RETURNING_SHARE: f64 = 0.15;
+/// A gateway that has just started may not know the site yet: then everything begins again after this time.
+const REFUSED: Duration = Duration::from_secs(2);
 /// How long visits may take to get their last answers once `stop` is cancelled.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -62,14 +64,22 @@ pub async fn simulate_visitors(config: VisitorsConfig, stop: CancellationToken) 
     let gateway = Arc::new(Gateway::try_new(&config.gateway_url, &config.origin)?);
     // The figures of a demo interest nobody, but a session reports to somebody.
     let tally = Arc::new(Tally::default());
-    let ends = Ends { flush: stop.clone(), ..Ends::default() };
+    let mut ends = Ends { flush: stop.clone(), ..Ends::default() };
     let mut random = SmallRng::seed_from_u64(rand::random());
     let mut known = VecDeque::with_capacity(KNOWN_MAX);
     let mut visits = JoinSet::new();
     let begin = Instant::now();
 
-    for arrival in 0u32.. {
-        let wait = if arrival < config.opening_visitors {
+    let mut opening = config.opening_visitors;
+    loop {
+        let wait = if ends.refused.is_cancelled() {
+            let reason = tally.lock().refusal.take();
+            tracing::warn!(reason, "the gateway refuses the demo's visitors, they will try again");
+            ends.refused = CancellationToken::new();
+            opening = config.opening_visitors;
+            REFUSED
+        } else if opening > 0 {
+            opening -= 1;
             OPENING.div_f64(f64::from(config.opening_visitors)).mul_f64(random.random_range(0.5..1.5))
         } else {
             gap(&config, begin.elapsed(), &mut random)
