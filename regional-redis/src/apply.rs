@@ -87,10 +87,24 @@ pub enum Applied {
 
 impl Link {
     /// Moves the shard over the records of `call`. `approved` is what [`Link::approved`] answered.
-    pub async fn apply(&mut self, gateway: &str, incarnation: &str, approved: &str, now_ms: u64, call: &Call) -> Result<Applied, LinkError> {
+    pub async fn apply(
+        &mut self,
+        gateway: &str,
+        incarnation: &str,
+        approved: &str,
+        now_ms: u64,
+        call: &Call,
+    ) -> Result<Applied, LinkError> {
+        if !self.is_of_this_process(approved) {
+            return Ok(Applied::Wait);
+        }
         let mut command = self.function("tideline_apply");
         command.arg(gateway).arg(incarnation).arg(call.prev.0).arg(call.last.0).arg(approved).arg(now_ms);
-        command.arg(batches(&call.batches)).arg(visits(&call.visits)).arg(counters(&call.counters)).arg(members(&call.uniques));
+        command
+            .arg(batches(&call.batches))
+            .arg(visits(&call.visits))
+            .arg(counters(&call.counters))
+            .arg(members(&call.uniques));
         let reply = self.call(command).await?;
         match reply.word.as_str() {
             "OK" => Ok(Applied::Done),

@@ -1,6 +1,6 @@
 //! The bucket of a cut flush, read and turned into rows. It does not change any more, so it is read in steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::uplink::{FlushRows, LedgerRow, RollupRow, UniqueRow};
 use redis::FromRedisValue;
@@ -14,18 +14,20 @@ const SCAN_COUNT: usize = 1000;
 
 /// All rows of flush `n`, which is cut.
 pub async fn read(link: &mut Link, n: u64) -> Result<FlushRows, LinkError> {
-    let mut counters: Vec<(Vec<u8>, u64)> = scan(link, "HSCAN", &format!("wt:{n}")).await?;
-    counters.extend(scan::<(Vec<u8>, u64)>(link, "HSCAN", &format!("w:{n}")).await?);
-    let uniques: Vec<Vec<u8>> = scan(link, "SSCAN", &format!("wu:{n}")).await?;
-    let states: Vec<(Vec<u8>, Vec<u8>)> = scan(link, "HSCAN", &format!("wv:{n}")).await?;
+    let mut counters = scan_hash(link, &format!("wt:{n}")).await?;
+    counters.append(&mut scan_hash(link, &format!("w:{n}")).await?);
+    let uniques: BTreeSet<Vec<u8>> = scan(link, "SSCAN", &format!("wu:{n}")).await?;
+    let states: BTreeMap<Vec<u8>, Vec<u8>> = scan_hash(link, &format!("wv:{n}")).await?;
 
     let (rollups, ledger) = rows_of_counters(&counters)?;
-    let visits = states.iter().map(|(_, state)| visit::unpack(state)).collect::<Result<_, _>>()?;
+    let visits = states.values().map(|state| visit::unpack(state)).collect::<Result<_, _>>()?;
     Ok(FlushRows { rollups, visits, uniques: rows_of_sightings(&uniques)?, ledger })
 }
 
 /// Rollup and ledger rows, in the order of their keys: the same bucket gives the same bytes each time.
-pub(crate) fn rows_of_counters(counters: &[(Vec<u8>, u64)]) -> Result<(Vec<RollupRow>, Vec<LedgerRow>), LinkError> {
+pub(crate) fn rows_of_counters(
+    counters: &BTreeMap<Vec<u8>, u64>,
+) -> Result<(Vec<RollupRow>, Vec<LedgerRow>), LinkError> {
     let mut rollups: BTreeMap<_, RollupRow> = BTreeMap::new();
     let mut ledger: BTreeMap<_, LedgerRow> = BTreeMap::new();
     for (field, count) in counters {
@@ -62,7 +64,7 @@ pub(crate) fn rows_of_counters(counters: &[(Vec<u8>, u64)]) -> Result<(Vec<Rollu
     Ok((rollups.into_values().collect(), ledger.into_values().collect()))
 }
 
-fn rows_of_sightings(members: &[Vec<u8>]) -> Result<Vec<UniqueRow>, LinkError> {
+fn rows_of_sightings(members: &BTreeSet<Vec<u8>>) -> Result<Vec<UniqueRow>, LinkError> {
     let mut rows: BTreeMap<_, Vec<u64>> = BTreeMap::new();
     for member in members {
         let Sighting { kind, quarter, site, value, visitor } = Sighting::from_member(member)?;
@@ -75,11 +77,23 @@ fn rows_of_sightings(members: &[Vec<u8>]) -> Result<Vec<UniqueRow>, LinkError> {
     Ok(rows.into_iter().map(row).collect())
 }
 
-/// Every element of a hash or set. A scan may show an element twice when the table was resized before; a cut bucket's
-/// elements never change, so the later copy equals the earlier.
-async fn scan<T: FromRedisValue + Ord>(link: &mut Link, command: &str, name: &str) -> Result<Vec<T>, LinkError> {
+/// All fields of a hash.
+pub(crate) async fn scan_hash<T: FromRedisValue>(
+    link: &mut Link,
+    name: &str,
+) -> Result<BTreeMap<Vec<u8>, T>, LinkError> {
+    scan(link, "HSCAN", name).await
+}
+
+/// Every element of a hash or set. A scan may show an element twice when the table grows or shrinks meanwhile: the
+/// collection keeps one, the later.
+async fn scan<C, T>(link: &mut Link, command: &str, name: &str) -> Result<C, LinkError>
+where
+    C: Default + Extend<T>,
+    T: FromRedisValue,
+{
     let key = link.shard.key(name);
-    let (mut cursor, mut all) = (0u64, Vec::new());
+    let (mut cursor, mut all) = (0u64, C::default());
     loop {
         let mut step = redis::cmd(command);
         step.arg(&key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
@@ -87,10 +101,7 @@ async fn scan<T: FromRedisValue + Ord>(link: &mut Link, command: &str, name: &st
         all.extend(elements);
         cursor = next;
         if cursor == 0 {
-            break;
+            return Ok(all);
         }
     }
-    all.sort_unstable();
-    all.dedup();
-    Ok(all)
 }

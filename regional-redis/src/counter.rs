@@ -86,8 +86,12 @@ impl Counter {
     /// The hash field.
     pub fn to_field(&self) -> Vec<u8> {
         match self {
-            Self::Rollup { kind, metric, minute, site, value } => packed(*kind as u8, *metric as u8, *minute, site, value.as_bytes()),
-            Self::Ledger { reason, tally, day, site } => packed(LEDGER, *tally as u8, *day, site, &(*reason as u32).to_le_bytes()),
+            Self::Rollup { kind, metric, minute, site, value } => {
+                packed(*kind as u8, *metric as u8, *minute, site, value.as_bytes())
+            }
+            Self::Ledger { reason, tally, day, site } => {
+                packed(LEDGER, *tally as u8, *day, site, &(*reason as u32).to_le_bytes())
+            }
         }
     }
 
@@ -133,7 +137,13 @@ struct Unpacked<'a> {
 fn unpacked(field: &[u8]) -> Option<Unpacked<'_>> {
     let (&[kind, metric, a, b, c, d, site_len], rest) = field.split_first_chunk::<7>()?;
     let (site, value) = rest.split_at_checked(usize::from(site_len))?;
-    Some(Unpacked { kind, metric, time: u32::from_be_bytes([a, b, c, d]), site: std::str::from_utf8(site).ok()?, value })
+    Some(Unpacked {
+        kind,
+        metric,
+        time: u32::from_be_bytes([a, b, c, d]),
+        site: std::str::from_utf8(site).ok()?,
+        value,
+    })
 }
 
 fn parse_counter(field: &[u8]) -> Option<Counter> {
@@ -199,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_ledger_counter_reads_back() {
-        let counter = Counter::Ledger { reason: Reason::Bot, tally: Tally::Duplicates, day: 20_000, site: "shop".into() };
+        let counter =
+            Counter::Ledger { reason: Reason::Bot, tally: Tally::Duplicates, day: 20_000, site: "shop".into() };
         assert_eq!(Counter::from_field(&counter.to_field()).unwrap(), counter);
     }
 }

@@ -14,7 +14,8 @@
 -- Redis does not roll a function back: every key is read and every argument checked before the first write.
 local VISIT_GAP_MS, VISIT_KEPT_MS, SEQ_MAX, BATCHES_MAX = 30 * 60 * 1000, 60 * 60 * 1000, 4096, 1000
 local ACCEPT_MS = {['0'] = 2 * 3600 * 1000, ['1'] = 26 * 3600 * 1000}         -- by class
-local HOUR_MS, KIND_TOTAL, CHUNK = 3600 * 1000, 0, 4000                       -- unpack takes some 8,000 values
+local HOUR_MS, PRESENT_MS, KIND_TOTAL = 3600 * 1000, 5 * 60 * 1000, 0
+local CHUNK, WHOLE_MAX, STRING_MAX = 4000, 2 ^ 52, 65535  -- unpack takes some 8,000 values; a length has two bytes
 
 local function in_chunks(command, key, values)
   for from = 1, #values, CHUNK do redis.call(command, key, unpack(values, from, math.min(from + CHUNK - 1, #values))) end
@@ -26,7 +27,7 @@ local function bit_is_set(bits, seq)
 end
 
 local function with_bits(bits, seqs)
-  for _, seq in ipairs(seqs) do
+  for seq in pairs(seqs) do
     local at = math.floor(seq / 8) + 1
     if at > #bits then bits = bits .. string.rep('\0', at - #bits) end
     bits = string.sub(bits, 1, at - 1) .. string.char(string.byte(bits, at) + 2 ^ (seq % 8)) .. string.sub(bits, at + 1)
@@ -47,9 +48,55 @@ local function unpack_visit(s)
           exit_at = exit_at, id = take(id), key = take(key), entry = take(entry), exit = take(exit), dims = string.sub(s, at)}
 end
 
+local function whole(n) return type(n) == 'number' and n >= 0 and n <= WHOLE_MAX and n % 1 == 0 end
+local function short(s) return type(s) == 'string' and #s <= STRING_MAX end
+local function timed_page(page) return type(page) == 'table' and (#page == 0 or #page == 2 and whole(page[1]) and short(page[2])) end
+
+-- What is wrong with a call, if anything: an error in the middle of its writes would leave half of it behind.
+local function wrong(batches, visits, counters, uniques)
+  for _, array in ipairs({batches, visits, counters, uniques}) do
+    if type(array) ~= 'table' then return 'not an array' end
+  end
+  if #batches % 4 ~= 0 or #visits % 9 ~= 0 or #counters % 2 ~= 0 then return 'array length' end
+  if #batches > 4 * BATCHES_MAX or #visits > 9 * BATCHES_MAX then return 'too many batches' end
+  for i = 1, #batches, 4 do
+    local hour, sid, seq, lsn = batches[i], batches[i + 1], batches[i + 2], batches[i + 3]
+    if not short(hour) or not ACCEPT_MS[string.match(hour, '^(%d):%d+$') or ''] then return 'class and hour' end
+    if not short(sid) or not whole(seq) or seq < 1 or seq > SEQ_MAX or not whole(lsn) then return 'sid, seq and lsn' end
+  end
+  for i = 1, #visits, 9 do
+    local key, inc = visits[i + 1], visits[i + 5]
+    if not short(key) or not string.find(key, ':', 1, true) then return 'visit key' end
+    if not whole(visits[i]) or not whole(visits[i + 3]) or not whole(visits[i + 4]) then return 'visit times' end
+    if type(inc) ~= 'table' or not whole(inc[1]) or not whole(inc[2]) or not whole(inc[3]) then return 'visit increments' end
+    if not timed_page(visits[i + 6]) or not timed_page(visits[i + 7]) then return 'visit pages' end
+    if not short(visits[i + 2]) or not short(visits[i + 8]) then return 'visit id and dimensions' end
+  end
+  for i = 1, #counters, 2 do
+    if type(counters[i]) ~= 'string' or not whole(counters[i + 1]) then return 'counters' end
+  end
+  for _, member in ipairs(uniques) do
+    if type(member) ~= 'string' then return 'uniques' end
+  end
+end
+
 local function fenced(p, gateway, incarnation, approved)
   if redis.call('GET', p .. 'e') ~= approved then return 'WAIT' end
   if redis.call('HGET', p .. 'i', gateway) ~= incarnation then return 'FENCED' end
+end
+
+-- Who is on a site now. What no live figure can count any more goes at once, so that this stays as small as the present is.
+local function present(p, now, seen)
+  local gone = '(' .. string.format('%.0f', now - PRESENT_MS)
+  for site, arrivals in pairs(seen) do
+    in_chunks('ZADD', p .. 'l:' .. site, arrivals)
+    redis.call('ZREMRANGEBYSCORE', p .. 'l:' .. site, '-inf', gone)
+    redis.call('ZADD', p .. 'ls', now, site)
+  end
+  for _, site in ipairs(redis.call('ZRANGE', p .. 'ls', '-inf', gone, 'BYSCORE', 'LIMIT', 0, 100)) do
+    redis.call('UNLINK', p .. 'l:' .. site)
+    redis.call('ZREM', p .. 'ls', site)
+  end
 end
 
 -- apply: shard, gateway, incarnation, prev, last, epoch:run, now ms, then cmsgpack arrays
@@ -61,7 +108,7 @@ end
 local function apply(_, argv)
   local s, gw, prev, last, now = argv[1], argv[2], tonumber(argv[4]), tonumber(argv[5]), tonumber(argv[7])
   local p = '{' .. s .. '}:'
-  if not prev or not last or last <= prev or not now then return redis.error_reply('BADARG prev, last, now') end
+  if not whole(prev) or not whole(last) or last <= prev or not whole(now) then return redis.error_reply('BADARG prev, last, now') end
   local no = fenced(p, gw, argv[3], argv[6])
   if no then return {no} end
   local have = tonumber(redis.call('HGET', p .. 'a', gw) or 0)
@@ -71,19 +118,17 @@ local function apply(_, argv)
   local counters, uniques = cmsgpack.unpack(argv[10]), cmsgpack.unpack(argv[11])
 
   -- Reads and checks.
-  if #batches > 4 * BATCHES_MAX or #visits > 9 * BATCHES_MAX then return redis.error_reply('BADARG too many batches') end
-  if #counters % 2 ~= 0 or #batches % 4 ~= 0 or #visits % 9 ~= 0 then return redis.error_reply('BADARG array length') end
+  local problem = wrong(batches, visits, counters, uniques)
+  if problem then return redis.error_reply('BADARG ' .. problem) end
   local hours, hit = {}, {}
   for i = 1, #batches, 4 do
     local hour, sid, seq = batches[i], batches[i + 1], batches[i + 2]
-    if type(seq) ~= 'number' or seq < 1 or seq > SEQ_MAX then return redis.error_reply('BADARG seq') end
-    if not ACCEPT_MS[string.match(hour, '^(%d):%d+$') or ''] then return redis.error_reply('BADARG class and hour') end
     local h = hours[hour]
     if not h then h = {sids = {}, seqs = {}}; hours[hour] = h end
     local seqs = h.seqs[sid]
     if not seqs then seqs = {}; h.seqs[sid] = seqs; h.sids[#h.sids + 1] = sid end
-    for _, other in ipairs(seqs) do if other == seq then return {'REPEAT', batches[i + 3]} end end
-    seqs[#seqs + 1] = seq
+    if seqs[seq] then return {'REPEAT', batches[i + 3]} end
+    seqs[seq] = true
   end
   for hour, h in pairs(hours) do
     h.bits = {}
@@ -95,10 +140,7 @@ local function apply(_, argv)
   if #hit > 0 then return {'DUPS', unpack(hit)} end
   local running, keys_of_visits = {}, {}
   for i = 1, #visits, 9 do
-    local key, inc = visits[i + 1], visits[i + 5]
-    if type(visits[i + 3]) ~= 'number' or type(visits[i + 4]) ~= 'number' or type(inc) ~= 'table' or #inc ~= 3 then
-      return redis.error_reply('BADARG visit')
-    end
+    local key = visits[i + 1]
     if running[key] == nil then running[key] = false; keys_of_visits[#keys_of_visits + 1] = key end
   end
   if #keys_of_visits > 0 then
@@ -107,9 +149,6 @@ local function apply(_, argv)
     for k, packed in ipairs(redis.call('MGET', unpack(names))) do
       if packed then running[keys_of_visits[k]] = unpack_visit(packed) end
     end
-  end
-  for i = 1, #counters, 2 do
-    if type(counters[i]) ~= 'string' or type(counters[i + 1]) ~= 'number' then return redis.error_reply('BADARG counters') end
   end
   local open = redis.call('MGET', p .. 'ver', p .. 'n')
   local version, flush = tonumber(open[1] or 0), open[2] or '0'
@@ -157,10 +196,7 @@ local function apply(_, argv)
     newest[#newest + 1] = packed
   end
   if #newest > 0 then in_chunks('HSET', p .. 'wv:' .. flush, newest) end
-  for site, arrivals in pairs(seen) do
-    in_chunks('ZADD', p .. 'l:' .. site, arrivals)
-    redis.call('ZADD', p .. 'ls', argv[7], site)
-  end
+  present(p, now, seen)
   for i = 1, #counters, 2 do
     local bucket = string.byte(counters[i]) == KIND_TOTAL and 'wt:' or 'w:'
     redis.call('HINCRBY', p .. bucket .. flush, counters[i], counters[i + 1])
@@ -210,11 +246,13 @@ end
 -- approve: shard, term, epoch, run id. The leader has compared this Redis process with central.
 local function approve(_, argv)
   local p, term = '{' .. argv[1] .. '}:', tonumber(argv[2])
+  if not whole(term) then return redis.error_reply('BADARG term') end
   if term < tonumber(redis.call('GET', p .. 't') or 0) then return {'FENCED'} end
   redis.call('MSET', p .. 't', argv[2], p .. 'e', argv[3] .. ':' .. argv[4])
   return {'OK'}
 end
 
+-- `approved` names epoch and process, the term its leader.
 local function deposed(p, term, approved)
   if redis.call('GET', p .. 'e') ~= approved then return 'WAIT' end
   if tonumber(term) < tonumber(redis.call('GET', p .. 't') or 0) then return 'FENCED' end
@@ -244,6 +282,12 @@ local function delete_bitmaps(p, mark)
   redis.call('SET', p .. 'h', string.format('%.0f', horizon))
 end
 
+local function flush_facts(n, facts)
+  local answer = {'OK', n, facts[1], facts[2]}
+  for _, position in ipairs(facts[3]) do answer[#answer + 1] = position end
+  return answer
+end
+
 -- cut: shard, term, epoch:run, now ms -> OK, flush, now of its cut, watermark, gateway, LSN, … One at a time: while a flush
 -- is not settled the answer is that flush again. A barrier follows, then its bucket is read.
 local function cut(_, argv)
@@ -251,14 +295,14 @@ local function cut(_, argv)
   local no = deposed(p, argv[2], argv[3])
   if no then return {no} end
   local unsettled = redis.call('HGETALL', p .. 'c')
-  if #unsettled > 0 then return {'OK', unsettled[1], unpack(cmsgpack.unpack(unsettled[2]))} end
+  if #unsettled > 0 then return flush_facts(unsettled[1], cmsgpack.unpack(unsettled[2])) end
   local mark, n = lowest_watermark(p), redis.call('GET', p .. 'n') or '0'
   delete_bitmaps(p, mark)
-  local facts = {argv[4], string.format('%.0f', mark), unpack(redis.call('HGETALL', p .. 'a'))}
+  local facts = {argv[4], string.format('%.0f', mark), redis.call('HGETALL', p .. 'a')}
   redis.call('SET', p .. 't', argv[2])
   redis.call('HSET', p .. 'c', n, cmsgpack.pack(facts))
   redis.call('SET', p .. 'n', string.format('%.0f', n + 1))
-  return {'OK', n, unpack(facts)}
+  return flush_facts(n, facts)
 end
 
 -- durable: shard, term, epoch:run, gateway, LSN, … Central has been told this vector after a barrier.
@@ -266,6 +310,9 @@ local function durable(_, argv)
   local p = '{' .. argv[1] .. '}:'
   local no = deposed(p, argv[2], argv[3])
   if no then return {no} end
+  for i = 4, #argv, 2 do
+    if not whole(tonumber(argv[i + 1])) then return redis.error_reply('BADARG vector') end
+  end
   for i = 4, #argv, 2 do
     if tonumber(argv[i + 1]) > tonumber(redis.call('HGET', p .. 'k', argv[i]) or 0) then redis.call('HSET', p .. 'k', argv[i], argv[i + 1]) end
   end
@@ -282,11 +329,15 @@ local function settle(_, argv)
   return {'OK', 1}
 end
 
+-- A full Redis refuses what would fill it further, apply, and nothing else: settle is what empties it.
+local function register_also_when_full(name, callback)
+  redis.register_function{function_name = name, callback = callback, flags = {'allow-oom'}}
+end
 redis.register_function('tideline_apply', apply)
-redis.register_function('tideline_register', register)
-redis.register_function('tideline_retire', retire)
-redis.register_function('tideline_watermark', watermark)
-redis.register_function('tideline_approve', approve)
-redis.register_function('tideline_cut', cut)
-redis.register_function('tideline_durable', durable)
-redis.register_function('tideline_settle', settle)
+register_also_when_full('tideline_register', register)
+register_also_when_full('tideline_retire', retire)
+register_also_when_full('tideline_watermark', watermark)
+register_also_when_full('tideline_approve', approve)
+register_also_when_full('tideline_cut', cut)
+register_also_when_full('tideline_durable', durable)
+register_also_when_full('tideline_settle', settle)

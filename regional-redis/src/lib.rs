@@ -9,9 +9,10 @@ pub mod bucket;
 pub mod counter;
 pub mod link;
 pub mod live;
+mod time;
 pub mod visit;
 
-pub use link::{Approval, Cut, Link, LinkError, Registered, Reported};
+pub use link::{Approval, Cut, Link, LinkError, Position, Registered, Reported};
 
 use std::fmt;
 

@@ -90,10 +90,19 @@ pub struct Cut {
 impl Link {
     /// Connects, and learns which process it is.
     pub async fn connect(url: &str, shard: Shard) -> Result<Self, LinkError> {
-        let settings = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_MAX)).set_connection_timeout(Some(CONNECT_MAX));
+        let settings = AsyncConnectionConfig::new()
+            .set_response_timeout(Some(ANSWER_MAX))
+            .set_connection_timeout(Some(CONNECT_MAX));
         let mut connection = Client::open(url)?.get_multiplexed_async_connection_with_config(&settings).await?;
         let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
-        let run = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned();
+        let told = |name: &str| info.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
+        let run = told("run_id:").filter(|run| !run.is_empty());
+        let run = run.ok_or_else(|| LinkError::Unfit("INFO names no `run_id`: connect to Redis itself".into()))?;
+        let version = told("redis_version:").unwrap_or_default();
+        let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+        if major < 7 {
+            return Err(LinkError::Unfit(format!("it is Redis {version}, which has no functions: use 7.0 or newer")));
+        }
         Ok(Self { connection, shard, run })
     }
 
@@ -104,12 +113,26 @@ impl Link {
 
     /// `epoch:run id` if a leader approved this very process.
     pub async fn approved(&mut self) -> Result<Option<String>, LinkError> {
-        let approved: Option<String> = redis::cmd("GET").arg(self.shard.key("e")).query_async(&mut self.connection).await?;
-        Ok(approved.filter(|it| it.split_once(':').is_some_and(|(_, run)| run == self.run)))
+        let approved: Option<String> =
+            redis::cmd("GET").arg(self.shard.key("e")).query_async(&mut self.connection).await?;
+        Ok(approved.filter(|approved| self.is_of_this_process(approved)))
+    }
+
+    /// A restarted Redis still holds what approved the process before it, and a caller may still remember it.
+    pub(crate) fn is_of_this_process(&self, approved: &str) -> bool {
+        approved.split_once(':').is_some_and(|(_, run)| run == self.run)
     }
 
     /// Registers a fresh incarnation of a gateway. The caller raises a barrier before it uses the answer.
-    pub async fn register(&mut self, gateway: &str, incarnation: &str, approved: &str) -> Result<Registered, LinkError> {
+    pub async fn register(
+        &mut self,
+        gateway: &str,
+        incarnation: &str,
+        approved: &str,
+    ) -> Result<Registered, LinkError> {
+        if !self.is_of_this_process(approved) {
+            return Ok(Registered::Wait);
+        }
         let mut command = self.function("tideline_register");
         command.arg(gateway).arg(incarnation).arg(approved);
         let reply = self.call(command).await?;
@@ -122,6 +145,9 @@ impl Link {
 
     /// Takes a gateway id out of the watermark. What it counted stays counted. False: not approved yet.
     pub async fn retire(&mut self, gateway: &str, approved: &str) -> Result<bool, LinkError> {
+        if !self.is_of_this_process(approved) {
+            return Ok(false);
+        }
         let mut command = self.function("tideline_retire");
         command.arg(gateway).arg(approved);
         let reply = self.call(command).await?;
@@ -133,7 +159,17 @@ impl Link {
     }
 
     /// Everything up to `applied` is applied, and nothing behind it arrived before `mark_ms`.
-    pub async fn watermark(&mut self, gateway: &str, incarnation: &str, approved: &str, mark_ms: u64, applied: Lsn) -> Result<Reported, LinkError> {
+    pub async fn watermark(
+        &mut self,
+        gateway: &str,
+        incarnation: &str,
+        approved: &str,
+        mark_ms: u64,
+        applied: Lsn,
+    ) -> Result<Reported, LinkError> {
+        if !self.is_of_this_process(approved) {
+            return Ok(Reported::Wait);
+        }
         let mut command = self.function("tideline_watermark");
         command.arg(gateway).arg(incarnation).arg(approved).arg(mark_ms).arg(applied.0);
         let reply = self.call(command).await?;
@@ -156,13 +192,17 @@ impl Link {
         let wants = [
             ("appendonly", "yes", "counts would be lost with the process"),
             ("appendfsync", "always", "a flush could leave before it is on disk"),
+            ("no-appendfsync-on-rewrite", "no", "nothing is on disk while the log is rewritten"),
             ("maxmemory-policy", "noeviction", "counts would be evicted"),
         ];
         for (setting, wanted, otherwise) in wants {
-            let found: Vec<String> = redis::cmd("CONFIG").arg("GET").arg(setting).query_async(&mut self.connection).await?;
+            let found: Vec<String> =
+                redis::cmd("CONFIG").arg("GET").arg(setting).query_async(&mut self.connection).await?;
             let found = found.get(1).map(String::as_str).unwrap_or_default();
             if found != wanted {
-                return Err(LinkError::Unfit(format!("`{setting}` is `{found}`: set it to `{wanted}`, or {otherwise}")));
+                return Err(LinkError::Unfit(format!(
+                    "`{setting}` is `{found}`: set it to `{wanted}`, or {otherwise}"
+                )));
             }
         }
         Ok(())
@@ -182,6 +222,9 @@ impl Link {
 
     /// Closes the open bucket, or answers the flush that is not settled yet. `None`: deposed, or another process.
     pub async fn cut(&mut self, leader: &Approval, now_ms: u64) -> Result<Option<Cut>, LinkError> {
+        if !self.is_of_this_process(&leader.approved) {
+            return Ok(None);
+        }
         let mut command = self.function("tideline_cut");
         command.arg(leader.term).arg(&leader.approved).arg(now_ms);
         let reply = self.call(command).await?;
@@ -203,27 +246,28 @@ impl Link {
         for (gateway, lsn) in vector {
             command.arg(gateway).arg(lsn.0);
         }
-        self.leading(command).await
+        self.leading(leader, command).await
     }
 
     /// Central has accepted flush `n`: its bucket goes. False: deposed.
     pub async fn settle(&mut self, leader: &Approval, n: u64) -> Result<bool, LinkError> {
         let mut command = self.function("tideline_settle");
         command.arg(leader.term).arg(&leader.approved).arg(n);
-        self.leading(command).await
+        self.leading(leader, command).await
     }
 
-    /// What a leader compares with central before it approves: epoch, open flush, applied positions, registered gateways.
+    /// What a leader compares with central before it approves.
     pub async fn position(&mut self) -> Result<Position, LinkError> {
         let shard = self.shard;
         let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(shard.key("e")).cmd("GET").arg(shard.key("n")).cmd("HGETALL").arg(shard.key("a"));
-        pipe.cmd("HKEYS").arg(shard.key("i"));
-        let (approved, open, applied, registered): (Option<String>, Option<u64>, Vec<(String, u64)>, Vec<String>) =
-            pipe.query_async(&mut self.connection).await?;
+        pipe.atomic().cmd("MGET").arg(shard.key("e")).arg(shard.key("t")).arg(shard.key("n"));
+        pipe.cmd("HKEYS").arg(shard.key("c")).cmd("HGETALL").arg(shard.key("a")).cmd("HKEYS").arg(shard.key("i"));
+        type Answer = ((Option<String>, Option<u64>, Option<u64>), Vec<u64>, Vec<(String, u64)>, Vec<String>);
+        let ((approved, term, open), cut, applied, registered): Answer = pipe.query_async(&mut self.connection).await?;
         let epoch = approved.and_then(|it| it.split_once(':')?.0.parse().ok());
         let applied = applied.into_iter().map(|(gateway, lsn)| (gateway, Lsn(lsn))).collect();
-        Ok(Position { epoch, open_flush: open.unwrap_or(0), applied, registered })
+        let (term, open_flush, unsettled) = (term.unwrap_or(0), open.unwrap_or(0), cut.first().copied());
+        Ok(Position { epoch, term, open_flush, unsettled, applied, registered })
     }
 
     /// True while Redis answers.
@@ -242,7 +286,10 @@ impl Link {
         Reply::read(value)
     }
 
-    async fn leading(&mut self, command: Cmd) -> Result<bool, LinkError> {
+    async fn leading(&mut self, leader: &Approval, command: Cmd) -> Result<bool, LinkError> {
+        if !self.is_of_this_process(&leader.approved) {
+            return Ok(false);
+        }
         let reply = self.call(command).await?;
         match reply.word.as_str() {
             "OK" => Ok(true),
@@ -257,8 +304,12 @@ impl Link {
 pub struct Position {
     /// None: a Redis that no leader ever approved.
     pub epoch: Option<u64>,
+    /// The highest term of a leader; 0 before the first.
+    pub term: u64,
     /// The number of the open flush.
     pub open_flush: u64,
+    /// The flush that is cut and not settled.
+    pub unsettled: Option<u64>,
     /// Gateway and last applied record.
     pub applied: Vec<(String, Lsn)>,
     /// Gateways that the watermark waits for.

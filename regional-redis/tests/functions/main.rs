@@ -1,0 +1,12 @@
+//! The functions in a real Redis: each rule of the delivery protocol that Redis decides.
+#![allow(clippy::unwrap_used)] // a test that meets an error ends
+
+mod apply;
+mod bench;
+mod buckets;
+mod durable;
+mod large;
+mod leaders;
+mod redis_process;
+mod visits;
+mod watermarks;

@@ -1,0 +1,92 @@
+//! A real `redis-server` on a Unix socket in a temporary folder, with every write on disk before it is answered.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use regional_redis::{Link, Shard};
+use tempfile::TempDir;
+
+/// Ends with its value.
+pub struct RedisProcess {
+    folder: TempDir,
+    child: Child,
+    settings: Vec<String>,
+}
+
+impl RedisProcess {
+    /// One that keeps what it answers.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Pairs of a setting and its value, after those that make it durable.
+    pub async fn start_with(settings: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let settings: Vec<String> = settings.iter().map(|it| (*it).to_owned()).collect();
+        let child = spawn(&folder, &settings);
+        let process = Self { folder, child, settings };
+        process.answers().await;
+        process
+    }
+
+    /// Kills the process as a power cut would, and starts another one in the same folder.
+    pub async fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart().await;
+    }
+
+    /// Nothing runs after it.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("redis-server was running");
+        self.child.wait().expect("a killed process ends");
+    }
+
+    /// Another process in the same folder.
+    pub async fn restart(&mut self) {
+        self.child = spawn(&self.folder, &self.settings);
+        self.answers().await;
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("unix://{}/redis.sock", self.folder.path().display())
+    }
+
+    /// A link to shard 0.
+    pub async fn link(&self) -> Link {
+        Link::connect(&self.url(), Shard(0)).await.expect("redis-server runs")
+    }
+
+    /// A connection for what no function does.
+    pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).expect("the URL is ours");
+        client.get_multiplexed_async_connection().await.expect("redis-server runs")
+    }
+
+    async fn answers(&self) {
+        for _ in 0..200 {
+            if let Ok(mut link) = Link::connect(&self.url(), Shard(0)).await
+                && link.ping().await
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("redis-server does not answer after 5 s");
+    }
+}
+
+impl Drop for RedisProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(folder: &TempDir, settings: &[String]) -> Child {
+    let mut command = Command::new("redis-server");
+    command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--maxmemory-policy", "noeviction"]);
+    command.args(["--appendonly", "yes", "--appendfsync", "always"]).args(settings);
+    command.spawn().expect("redis-server 7 is installed (apt-get install redis-server)")
+}

@@ -1,0 +1,191 @@
+use proto::Message;
+use proto::uplink::{VisitDimensions, VisitRow};
+use regional_redis::apply::{Applied, Call};
+use regional_redis::{Lsn, visit};
+
+use crate::bench::{Bench, Gateway, MINUTE, NOON, pageview, sid};
+
+/// Pageviews of visitor 7 at these minutes after noon, one call each, all in one bucket: its visits by their start.
+async fn visits_of(minutes: &[i64]) -> Vec<VisitRow> {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    for (lsn, minute) in (1..).zip(minutes) {
+        let at_ms = NOON.checked_add_signed(minute * MINUTE as i64).unwrap();
+        count(&mut bench, &gateway, &pageview(lsn, 7, at_ms, &format!("/{minute}"))).await;
+    }
+    let mut visits = bench.flush().await.visits;
+    visits.sort_by_key(|visit| visit.start_ms);
+    visits
+}
+
+async fn count(bench: &mut Bench, gateway: &Gateway, call: &Call) {
+    assert_eq!(gateway.apply(bench, call).await, Applied::Done);
+}
+
+#[tokio::test]
+async fn twenty_nine_minutes_later_is_the_same_visit() {
+    let visits = visits_of(&[0, 29, 58]).await;
+    assert_eq!(visits.len(), 1);
+    assert_eq!((visits[0].pageviews, visits[0].start_ms, visits[0].last_ms), (3, NOON, NOON + 58 * MINUTE));
+    assert_eq!((visits[0].entry_page.as_str(), visits[0].exit_page.as_str()), ("/0", "/58"));
+}
+
+#[tokio::test]
+async fn thirty_one_minutes_later_is_a_new_visit_named_after_its_own_batch() {
+    let visits = visits_of(&[0, 31]).await;
+    let opened_by: Vec<_> = visits.iter().map(|visit| (visit.sid.clone(), visit.seq, visit.pageviews)).collect();
+    assert_eq!(opened_by, [(sid(1).as_bytes().to_vec(), 1, 1), (sid(2).as_bytes().to_vec(), 1, 1)]);
+}
+
+#[tokio::test]
+async fn exactly_thirty_minutes_later_is_the_same_visit() {
+    assert_eq!(visits_of(&[0, 30]).await.len(), 1);
+    assert_eq!(visits_of(&[0, -30]).await.len(), 1);
+}
+
+#[tokio::test]
+async fn late_events_join_the_visit_that_started_after_them() {
+    let visits = visits_of(&[0, -29, 5]).await;
+    assert_eq!(visits.len(), 1);
+    assert_eq!((visits[0].start_ms, visits[0].last_ms), (NOON - 29 * MINUTE, NOON + 5 * MINUTE));
+    assert_eq!((visits[0].entry_page.as_str(), visits[0].exit_page.as_str()), ("/-29", "/5"));
+    assert_eq!(visits_of(&[0, -31]).await.len(), 2);
+}
+
+#[tokio::test]
+async fn entry_and_exit_page_follow_event_time_not_arrival() {
+    let visits = visits_of(&[10, 3, 20, 15, 1]).await;
+    assert_eq!(visits.len(), 1);
+    assert_eq!((visits[0].entry_page.as_str(), visits[0].exit_page.as_str()), ("/1", "/20"));
+}
+
+#[tokio::test]
+async fn a_visit_across_two_gateways_is_one() {
+    let mut bench = Bench::new().await;
+    let (one, other) = (bench.gateway("one").await, bench.gateway("other").await);
+    count(&mut bench, &one, &pageview(1, 7, NOON, "/a")).await;
+    let mut second = pageview(2, 7, NOON + 29 * MINUTE, "/b");
+    second.prev = Lsn(0);
+    count(&mut bench, &other, &second).await;
+    let mut third = pageview(3, 7, NOON + 58 * MINUTE, "/c");
+    third.prev = Lsn(1);
+    count(&mut bench, &one, &third).await;
+    let visits = bench.flush().await.visits;
+    assert_eq!(visits.len(), 1);
+    assert_eq!((visits[0].pageviews, visits[0].exit_page.as_str()), (3, "/c"));
+}
+
+#[tokio::test]
+async fn versions_grow_from_call_to_call_and_from_flush_to_flush() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    let mut versions = Vec::new();
+    for lsn in 1..=4 {
+        count(&mut bench, &gateway, &pageview(lsn, 7, NOON + lsn, "/")).await;
+        let visits = bench.flush().await.visits;
+        assert_eq!(visits.len(), 1);
+        assert_eq!(u64::from(visits[0].pageviews), lsn, "the state is absolute");
+        versions.push(visits[0].version);
+    }
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+}
+
+#[tokio::test]
+async fn a_bucket_holds_the_newest_state_of_each_visit_it_touched() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    for (lsn, visitor) in [(1, 7), (2, 8), (3, 7)] {
+        count(&mut bench, &gateway, &pageview(lsn, visitor, NOON + lsn, "/")).await;
+    }
+    let first = bench.flush().await.visits;
+    assert_eq!(first.iter().map(|visit| (visit.visitor, visit.pageviews)).collect::<Vec<_>>(), [(7, 2), (8, 1)]);
+    // The visit that the next bucket does not touch is not in it.
+    count(&mut bench, &gateway, &pageview(4, 8, NOON + 4, "/")).await;
+    let second = bench.flush().await.visits;
+    assert_eq!(second.iter().map(|visit| (visit.visitor, visit.pageviews)).collect::<Vec<_>>(), [(8, 2)]);
+    assert!(second[0].version > first.iter().map(|visit| visit.version).max().unwrap());
+}
+
+#[tokio::test]
+async fn the_steps_of_one_call_follow_each_other() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    let mut call = pageview(1, 7, NOON, "/a");
+    for (lsn, minute) in [(2, 10), (3, 45), (4, 50)] {
+        let mut next = pageview(lsn, 7, NOON + minute * MINUTE, &format!("/{minute}"));
+        call.visits.append(&mut next.visits);
+        call.batches.append(&mut next.batches);
+        call.last = next.last;
+    }
+    count(&mut bench, &gateway, &call).await;
+    let mut visits = bench.flush().await.visits;
+    visits.sort_by_key(|visit| visit.start_ms);
+    let seen: Vec<_> = visits.iter().map(|v| (v.pageviews, v.entry_page.as_str(), v.exit_page.as_str())).collect();
+    assert_eq!(seen, [(2, "/a", "/10"), (2, "/45", "/50")]);
+}
+
+#[tokio::test]
+async fn everything_of_a_visit_arrives_as_it_was_sent() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    let dimensions = VisitDimensions {
+        source: "Suchmaschine “ü”".into(),
+        utm_term: "a\0b".into(),
+        country: "DE".into(),
+        ..Default::default()
+    };
+    let mut call = pageview(1, u64::MAX, NOON, "/straße\n\0");
+    call.visits[0].events = u32::MAX;
+    call.visits[0].engaged_ms = 1 << 52;
+    call.visits[0].dimensions = dimensions.encode_to_vec();
+    count(&mut bench, &gateway, &call).await;
+    // What a later batch says of source and place does not count.
+    let mut later = pageview(2, u64::MAX, NOON + 1, "/2");
+    later.visits[0].dimensions = VisitDimensions::default().encode_to_vec();
+    count(&mut bench, &gateway, &later).await;
+
+    let visits = bench.flush().await.visits;
+    let expected = VisitRow {
+        site: "shop".into(),
+        sid: sid(1).as_bytes().to_vec(),
+        seq: 1,
+        visitor: u64::MAX,
+        version: 2,
+        start_ms: NOON,
+        last_ms: NOON + 1,
+        pageviews: 2,
+        events: u32::MAX,
+        engaged_ms: 1 << 52,
+        entry_page: "/straße\n\0".into(),
+        exit_page: "/2".into(),
+        dimensions: Some(dimensions),
+    };
+    assert_eq!(visits, [expected]);
+}
+
+#[tokio::test]
+async fn a_visit_without_a_pageview_has_neither_entry_nor_exit_page() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    let mut call = pageview(1, 7, NOON, "/");
+    (call.visits[0].pageviews, call.visits[0].events, call.visits[0].entry, call.visits[0].exit) = (0, 1, None, None);
+    count(&mut bench, &gateway, &call).await;
+    let visits = bench.flush().await.visits;
+    assert_eq!((visits[0].entry_page.as_str(), visits[0].exit_page.as_str(), visits[0].events), ("", "", 1));
+}
+
+#[tokio::test]
+async fn the_same_visitor_hash_on_two_sites_is_two_visits() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    let mut call = pageview(1, 7, NOON, "/");
+    let mut other = pageview(2, 7, NOON, "/");
+    other.visits[0].key = visit::visit_key("blog", 7);
+    call.visits.append(&mut other.visits);
+    call.batches.append(&mut other.batches);
+    call.last = other.last;
+    count(&mut bench, &gateway, &call).await;
+    let mut sites: Vec<String> = bench.flush().await.visits.into_iter().map(|visit| visit.site).collect();
+    sites.sort();
+    assert_eq!(sites, ["blog", "shop"]);
+}
