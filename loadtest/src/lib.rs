@@ -108,7 +108,7 @@ pub enum Error {
 }
 
 /// Runs a scenario and audits it: prints a table, writes the JSON, gives the report. The caller decides by
-/// [`Report::passed`] how to exit.
+/// [`passed`](Report::passed) how to exit.
 pub async fn run(args: Args) -> Result<Report, Error> {
     let mut scenario = Scenario::read(&args.scenario)?;
     if let Some(origin) = &args.origin {

@@ -156,3 +156,62 @@ fn batch_in(frame: &[u8]) -> Option<(BatchId, u64)> {
     bytes.hash(&mut digest);
     Some((BatchId { sid: batch.sid.try_into().ok()?, seq: batch.seq }, digest.finish()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::agent::{Batch, ClientFrame, Hello, client_frame};
+
+    use super::*;
+
+    const SID: [u8; 16] = [7; 16];
+
+    fn frame(seq: u32, base_ms: u64, sent_ms: u64) -> Vec<u8> {
+        let batch = Batch { sid: SID.to_vec(), seq, base_ms, ..Batch::default() }.encode_to_vec();
+        let envelope = proto::agent::Envelope { sent_ms, batch, ..Default::default() };
+        ClientFrame { frame: Some(client_frame::Frame::Batch(envelope)) }.encode_to_vec()
+    }
+
+    fn settled(first: u64, events: u32, outcome: Outcome) -> Settled {
+        Settled { id: BatchId { sid: SID, seq: 1 }, first_event: EventNumber(first), events, outcome }
+    }
+
+    #[test]
+    fn a_batch_sent_again_is_the_same_batch_unless_its_own_bytes_differ() {
+        let tally = Arc::new(Tally::default());
+        let mut receipts = Receipts::new(tally.clone());
+        let now = Instant::now();
+        let hello = client_frame::Frame::Hello(Hello { site: "shop".to_owned(), ..Hello::default() });
+        receipts.transmitted(now, &ClientFrame { frame: Some(hello) }.encode_to_vec());
+        receipts.transmitted(now, &frame(1, 5, 1000));
+        receipts.transmitted(now, &frame(1, 5, 2000)); // another envelope around the same batch
+        receipts.transmitted(now, &frame(2, 5, 2000));
+        let seen = |tally: &Tally| {
+            let sums = tally.lock();
+            (sums.batches.transmissions, sums.batches.numbered, sums.batches.altered)
+        };
+        assert_eq!(seen(&tally), (3, 2, 0));
+        receipts.transmitted(now, &frame(1, 6, 2000));
+        assert_eq!(seen(&tally), (4, 2, 1));
+    }
+
+    #[test]
+    fn every_event_has_one_outcome() {
+        let tally = Arc::new(Tally::default());
+        let mut receipts = Receipts::new(tally.clone());
+        let now = Instant::now();
+        for number in 0..5 {
+            receipts.handed_over(now, now, number != 4, Ok(EventNumber(number)));
+        }
+        receipts.handed_over(now, now, true, Err(NotTaken::GivenUp(Reason::OUTBOX_FULL)));
+        receipts.settled(now, settled(2, 3, Outcome::Acknowledged));
+        receipts.settled(now, settled(0, 1, Outcome::Dropped(Reason(39))));
+        assert_eq!(receipts.outstanding(), 1);
+        receipts.settled(now, settled(2, 1, Outcome::Acknowledged)); // a second answer changes nothing
+
+        let sums = tally.lock();
+        assert_eq!((sums.sent.all(), sums.acknowledged.all(), sums.dropped.all()), (6, 3, 2));
+        assert_eq!((sums.acknowledged.custom, sums.batches.unknown_answers), (1, 1));
+        assert_eq!((sums.latency.summary().count, sums.agents_acknowledged), (3, 1));
+        assert_eq!((sums.reasons["outbox full"], sums.reasons["bot"]), (1, 1));
+    }
+}

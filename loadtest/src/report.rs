@@ -111,11 +111,6 @@ impl Report {
             dropped: sums.reasons.clone(),
         }
     }
-
-    /// Whether the run may be called a success.
-    pub fn passed(&self) -> bool {
-        self.passed
-    }
 }
 
 /// What a report says of the run itself.
@@ -211,7 +206,7 @@ impl Report {
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
     table
 }
 

@@ -48,7 +48,7 @@ async fn every_event_is_acknowledged_once_and_every_agent_is_a_visitor() {
     let Run { folder, args } = args(&system, SCENARIO);
     let report = loadtest::run(args).await.unwrap();
 
-    assert!(report.passed(), "{report}");
+    assert!(report.passed, "{report}");
     let seen = system.seen.lock().unwrap();
     assert_eq!(report.audit.sent, seen.events().len() as u64);
     assert_eq!(report.audit.acknowledged, report.audit.sent);
@@ -78,7 +78,7 @@ async fn broken_connections_cost_no_event_and_resends_keep_number_and_bytes() {
     .await;
     let report = run(&system).await;
 
-    assert!(report.passed(), "{report}");
+    assert!(report.passed, "{report}");
     assert!(report.connections.reconnects > 10, "{:?}", report.connections);
     assert!(report.batches.transmissions > report.batches.numbered, "{:?}", report.batches);
     let seen = system.seen.lock().unwrap();
@@ -93,7 +93,7 @@ async fn what_is_finally_refused_is_dropped_with_its_reason() {
     let system = start(|n| if n % 5 == 0 { Treatment::Drop(Reason::Bot) } else { Treatment::Acknowledge }).await;
     let report = run(&system).await;
 
-    assert!(report.passed(), "{report}");
+    assert!(report.passed, "{report}");
     assert!(report.audit.dropped > 0);
     assert_eq!(report.audit.sent, report.audit.acknowledged + report.audit.dropped);
     assert_eq!(report.dropped["bot"], report.audit.dropped);
@@ -104,7 +104,7 @@ async fn an_acknowledgement_without_a_count_is_a_difference() {
     let system = start(|n| if n == 9 { Treatment::Lose } else { Treatment::Acknowledge }).await;
     let report = run(&system).await;
 
-    assert!(!report.passed());
+    assert!(!report.passed);
     assert_eq!(report.audit.acknowledged, report.audit.sent);
     assert!(report.audit.difference > 0, "{report}");
     assert_eq!(report.audit.sent - report.audit.counted, report.audit.difference as u64);
