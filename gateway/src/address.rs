@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, header::FORWARDED};
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Which header the proxies in front of the gateway append to.
 ///
 /// It is one, not both: a proxy that appends to `X-Forwarded-For` hands on a `Forwarded` that the client wrote, word for
 /// word, and the other way round. A gateway that looked at both would believe the client.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedHeader {
     /// `X-Forwarded-For: client, proxy, …`
@@ -41,13 +41,17 @@ pub fn client_address(peer: IpAddr, trusted: &TrustedProxies, header: ForwardedH
     if !trusted.contain(client) {
         return client;
     }
-    let (name, hop): (HeaderName, fn(&[u8]) -> Option<IpAddr>) = match header {
-        ForwardedHeader::XForwardedFor => (HeaderName::from_static("x-forwarded-for"), node),
-        ForwardedHeader::Forwarded => (FORWARDED, forwarded_for),
+    let name = match header {
+        ForwardedHeader::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
+        ForwardedHeader::Forwarded => FORWARDED,
     };
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
     for element in lines.into_iter().rev().flat_map(|line| RightToLeft::split(line, b',')) {
-        let Some(address) = hop(element) else { return client };
+        let address = match header {
+            ForwardedHeader::XForwardedFor => node(element),
+            ForwardedHeader::Forwarded => forwarded_for(element),
+        };
+        let Some(address) = address else { return client };
         client = address;
         if !trusted.contain(client) {
             return client;
@@ -62,8 +66,9 @@ impl TrustedProxies {
         Self(networks)
     }
 
-    /// Whether this address, as [`IpAddr::to_canonical`] gives it, is a trusted proxy's.
+    /// Whether this address is a trusted proxy's.
     pub fn contain(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::agent::{Ack, Reason, Reject, ServerFrame, Throttle, server_frame::Frame};
 use proto::sid::Sid;
+use proto::wire::{Reader, Value};
 
 use crate::validate::{explain, is_final};
 
@@ -61,6 +62,19 @@ pub fn frames(answers: &[Answer], server_ms: u64) -> Vec<ServerFrame> {
 /// Not a refusal: the batch keeps its number and comes again after `wait_ms`.
 pub fn throttle(sid: Vec<u8>, seq: u32, wait_ms: u32) -> ServerFrame {
     frame(Frame::Throttle(Throttle { wait_ms, sid, seq }))
+}
+
+/// Sid and seq of an encoded batch, without decoding the rest: what is asked to wait must cost little.
+pub fn name_of(batch: &[u8]) -> (Vec<u8>, u32) {
+    let (mut sid, mut seq) = (Vec::new(), 0);
+    for field in Reader::new(batch).map_while(Result::ok) {
+        match field {
+            (1, Value::Bytes(bytes)) => sid = bytes.to_vec(),
+            (2, Value::Varint(number)) => seq = u32::try_from(number).unwrap_or(0),
+            _ => break,
+        }
+    }
+    (sid, seq)
 }
 
 /// Wraps what a frame holds.

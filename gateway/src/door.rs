@@ -31,7 +31,7 @@ pub struct Door {
     /// The way into the log. Full: sessions wait, and their agents with them.
     pub log: mpsc::Sender<Submission>,
     /// How fast one may send.
-    pub throttles: Throttles,
+    pub throttles: Arc<Throttles>,
     /// What one client may ask for.
     pub limits: Limits,
     /// Whose word about a client's address counts.

@@ -227,7 +227,7 @@ impl Session {
         if let Err(wait) = self.door.throttles.take(Some(&self.throttle), self.client.address, site) {
             self.door.metrics.throttled.inc();
             let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-            let (sid, seq) = validate::batch_name(&envelope.batch);
+            let (sid, seq) = answer::name_of(&envelope.batch);
             return self.send(&[throttle(sid, seq, wait_ms)]).await;
         }
         match self.door.ingest.take(&self.client, site, envelope) {

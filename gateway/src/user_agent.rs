@@ -50,7 +50,8 @@ pub enum Device {
     Tablet,
 }
 
-/// Looks up user agents. Made once a process and shared by its cores: it holds some 20 MB of compiled patterns.
+/// Looks up user agents. Made once a process and shared by its cores: it holds some 18 MB of compiled patterns
+/// (`cargo test -p gateway compiling -- --nocapture`).
 pub struct Agents {
     browsers: user_agent::Extractor<'static>,
     systems: os::Extractor<'static>,

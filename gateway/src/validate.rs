@@ -1,5 +1,5 @@
-//! What of a batch is counted. Decode ([`decode_frame`] or [`decode_envelope`], [`decode_batch`]), then [`identity`], then [`validate`]: past
-//! this nothing is checked again, and every event that is not counted has exactly one [`Reason`].
+//! What of a batch is counted. Decode ([`decode_frame`] or [`decode_envelope`], [`decode_batch`]), then [`identity`], then
+//! [`validate`]: past this nothing is checked again, and every event that is not counted has exactly one [`Reason`].
 
 mod decode;
 mod reason;
@@ -125,7 +125,7 @@ pub fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
     };
     if batch.events.len() > limits::EVENTS_MAX {
         validated.refused = Some(Reason::TooManyEvents);
-        dropped.event(Reason::TooManyEvents, u32::try_from(batch.events.len()).unwrap_or(u32::MAX));
+        dropped.events(Reason::TooManyEvents, u32::try_from(batch.events.len()).unwrap_or(u32::MAX));
     } else if batch.events.is_empty() && batch.given_up.is_empty() {
         validated.refused = Some(Reason::EmptyBatch);
     } else {
@@ -136,12 +136,22 @@ pub fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
             at_ms += i128::from(event.delta_ms);
             match valid_event(index, event, at_ms, clocks, &mut strings) {
                 Ok(event) => validated.events.push(event),
-                Err(reason) => dropped.event(reason, 1),
+                Err(reason) => dropped.events(reason, 1),
             }
         }
     }
     validated.dropped = dropped.rows;
     validated
+}
+
+impl BatchHead {
+    /// The ledger rows of a batch that is refused whole: all its events under this reason, and what the agent gave up.
+    pub fn dropped(&self, reason: Reason) -> Vec<Dropped> {
+        let mut dropped = Tally::default();
+        self.given_up.iter().for_each(|given_up| dropped.given_up(given_up));
+        dropped.events(reason, self.events);
+        dropped.rows
+    }
 }
 
 /// The checks in this order, so that an event wrong in two ways has the one reason that comes first.
@@ -175,7 +185,6 @@ fn is_event_name(name: &str) -> bool {
 }
 
 /// Every reference is looked up before any is judged: `Err` is a bad reference, `None` a bad property.
-#[allow(clippy::type_complexity)]
 fn props<'a>(event: &Event, strings: &Strings<'a>) -> Result<Option<Vec<(&'a str, &'a str)>>, Reason> {
     let texts: Vec<&str> = event
         .props
@@ -264,12 +273,12 @@ struct Tally {
 }
 
 impl Tally {
-    fn event(&mut self, reason: Reason, events: u32) {
+    fn events(&mut self, reason: Reason, events: u32) {
         self.add(Dropped { reason: reason as u32, events, batches: 0, given_up: false });
     }
 
-    /// The ledger's reason 0 is "counted", and an unknown number could be any of four billion: an agent that gives either has
-    /// sent something malformed.
+    /// The ledger's reason 0 is "counted", and an unknown number could be any of four billion: an agent that gives either
+    /// has sent something malformed.
     fn given_up(&mut self, given_up: &GivenUp) {
         let known = Reason::try_from(given_up.reason).ok().filter(|&reason| reason != Reason::Unspecified);
         self.add(Dropped {

@@ -6,8 +6,10 @@ pub const SEQ_MAX: u32 = 4096;
 pub const IN_FLIGHT_MAX: usize = 8;
 /// Events in one batch.
 pub const EVENTS_MAX: usize = 10_000;
-/// Bytes of one frame: one WebSocket message, one POST body.
+/// Bytes of one WebSocket frame.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one WebSocket message, in however many frames, and of one POST body.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of an event's name.
 pub const EVENT_NAME_BYTES_MAX: usize = 120;
 /// Bytes of a page's or referrer's URL.

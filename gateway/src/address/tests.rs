@@ -102,6 +102,7 @@ fn forwarded_gives_the_rightmost_address_that_is_no_proxy() {
 fn an_ipv4_client_of_a_dual_stack_socket_is_an_ipv4_client() {
     assert_eq!(by_x_forwarded_for("::ffff:198.51.100.7", &[]), ip("198.51.100.7"));
     assert_eq!(by_x_forwarded_for("::ffff:10.0.0.1", &["192.0.2.1"]), ip("192.0.2.1"));
+    assert!(trusted().contain(ip("::ffff:10.0.0.1")));
 }
 
 #[test]

@@ -36,6 +36,7 @@ impl Reader {
     pub fn read(&mut self, from: Lsn, through: Lsn, max: usize) -> Result<Vec<Logged>, LogError> {
         let mut records = Vec::new();
         let mut next = from;
+        let folder = self.folder.clone();
         while next <= through && records.len() < max {
             let group = self.group_with(next)?;
             let (first, bodies) = (group.first, group.records());
@@ -44,11 +45,11 @@ impl Reader {
                 if lsn < next || lsn > through || records.len() == max {
                     continue;
                 }
-                records.push(Logged { lsn, record: decode(body, &self.folder, lsn)?, waiter: None });
+                records.push(Logged { lsn, record: decode(body, &folder, lsn)?, waiter: None });
                 next = lsn.next();
             }
             if records.last().is_none_or(|last| last.lsn.next() != next) {
-                return Err(LogError::Missing { path: self.folder.clone(), missing: next });
+                return Err(LogError::Missing { path: folder, missing: next });
             }
         }
         Ok(records)
@@ -56,31 +57,46 @@ impl Reader {
 
     /// The committed group that holds `lsn`.
     fn group_with(&mut self, lsn: Lsn) -> Result<Group<'_>, LogError> {
-        let missing = || LogError::Missing { path: self.folder.clone(), missing: lsn };
-        let usable = self.at.as_ref().is_some_and(|at| at.next <= lsn && Group::read(&at.bytes, at.offset).is_some());
-        if !usable {
-            let segments = segments(&self.folder)?;
-            let (_, segment) = segments.into_iter().rev().find(|(first, _)| *first <= lsn).ok_or_else(missing)?;
-            let bytes = fs::read(&segment).map_err(|source| LogError::Io { path: segment.clone(), source })?;
-            let header = header(&segment, &bytes)?;
-            self.at = Some(Position { segment, bytes, offset: HEADER_BYTES, next: header.first });
-        }
-        let at = self.at.as_mut().expect("set above");
-        loop {
-            let Some(group) = Group::read(&at.bytes, at.offset) else {
-                if segment::group_follows(&at.bytes, at.offset) {
-                    let what = "a group has a wrong checksum";
-                    return Err(LogError::Damaged { path: at.segment.clone(), at: at.offset as u64, what });
-                }
-                return Err(LogError::Missing { path: self.folder.clone(), missing: lsn });
-            };
-            if lsn.0 < group.first.0 + u64::from(group.count) {
-                break;
+        // The segment in memory may have ended here, or have grown since it was read: it is looked up once more.
+        let in_memory = match self.at.take() {
+            Some(at) if at.next <= lsn => at.forward(lsn)?,
+            _ => None,
+        };
+        let at = match in_memory {
+            Some(at) => at,
+            None => {
+                let missing = || LogError::Missing { path: self.folder.clone(), missing: lsn };
+                Position::open(&self.folder, lsn)?.and_then(|at| at.forward(lsn).transpose()).ok_or_else(missing)??
             }
-            at.offset = group.end;
-            at.next = Lsn(group.first.0 + u64::from(group.count));
+        };
+        let at = self.at.insert(at);
+        Ok(Group::read(&at.bytes, at.offset).expect("forward stops at a group"))
+    }
+}
+
+impl Position {
+    /// The start of the segment that holds `lsn` if any does.
+    fn open(folder: &Path, lsn: Lsn) -> Result<Option<Self>, LogError> {
+        let Some((_, segment)) = segments(folder)?.into_iter().rev().find(|(first, _)| *first <= lsn) else { return Ok(None) };
+        let bytes = fs::read(&segment).map_err(|source| LogError::Io { path: segment.clone(), source })?;
+        let header = header(&segment, &bytes)?;
+        Ok(Some(Self { segment, bytes, offset: HEADER_BYTES, next: header.first }))
+    }
+
+    /// At the group with `lsn`; `None` if the segment ends before it.
+    fn forward(mut self, lsn: Lsn) -> Result<Option<Self>, LogError> {
+        while let Some(group) = Group::read(&self.bytes, self.offset) {
+            let behind = Lsn(group.first.0 + u64::from(group.count));
+            if lsn < behind {
+                return Ok(Some(self));
+            }
+            (self.offset, self.next) = (group.end, behind);
         }
-        Ok(Group::read(&at.bytes, at.offset).expect("read above"))
+        if segment::group_follows(&self.bytes, self.offset) {
+            let what = "a group has a wrong checksum";
+            return Err(LogError::Damaged { path: self.segment, at: self.offset as u64, what });
+        }
+        Ok(None)
     }
 }
 

@@ -30,7 +30,7 @@ pub struct Log {
     file: File,
     path: PathBuf,
     /// Where the next group goes.
-    end: u64,
+    pub(super) end: u64,
     size: u64,
     last: Lsn,
     group: GroupWriter,

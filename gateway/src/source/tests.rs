@@ -56,7 +56,12 @@ fn source_and_channel_of_the_links_people_follow() {
         ("https://shop.example/?utm_source=youtube&utm_medium=cpv", "", "YouTube", "Paid Video"),
         ("https://shop.example/?utm_source=adnet&utm_medium=cpm", "", "adnet", "Display"),
         ("https://shop.example/?utm_source=adnet&utm_medium=banner", "", "adnet", "Display"),
-        ("https://shop.example/?utm_source=google&utm_medium=cpc&utm_campaign=Shopping-DE", "", "Google", "Paid Shopping"),
+        (
+            "https://shop.example/?utm_source=google&utm_medium=cpc&utm_campaign=Shopping-DE",
+            "",
+            "Google",
+            "Paid Shopping",
+        ),
         ("https://shop.example/?utm_source=x&utm_medium=cpc&utm_campaign=workshop", "", "X", "Paid Social"),
         ("https://shop.example/?utm_source=partner&utm_medium=affiliate", "", "partner", "Affiliates"),
         ("https://shop.example/?utm_medium=social", "", "", "Organic Social"),
@@ -111,7 +116,7 @@ proptest! {
         let path = path(&Url::parse(&page).unwrap());
         prop_assert!(path.len() <= PATH_BYTES_MAX);
         let tail = path.trim_start_matches('/').trim_start_matches('a');
-        prop_assert!(tail.len() % 3 == 0 && tail.bytes().step_by(3).all(|byte| byte == b'%'), "{tail}");
+        prop_assert!(tail.len().is_multiple_of(3) && tail.bytes().step_by(3).all(|byte| byte == b'%'), "{tail}");
     }
 
     #[test]

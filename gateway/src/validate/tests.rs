@@ -70,12 +70,20 @@ fn every_reason_for_dropping_an_event_has_its_case() {
     }
     assert_eq!(reason(&with(batch(&[]), |event| event.name = 0)), Some(Reason::InvalidEventName));
 
-    for valid in ["http://localhost:3000", "https://bücher.example/ü?q#f", &format!("https://a.example/{}", long(1_982))] {
+    for valid in
+        ["http://localhost:3000", "https://bücher.example/ü?q#f", &format!("https://a.example/{}", long(1_982))]
+    {
         assert_eq!(url(valid), None, "{valid}");
     }
-    for invalid in
-        ["", "/a", "shop.example/a", "ftp://a.example/", "file:///etc/passwd", "https://", &format!("https://a.example/{}", long(1_983))]
-    {
+    for invalid in [
+        "",
+        "/a",
+        "shop.example/a",
+        "ftp://a.example/",
+        "file:///etc/passwd",
+        "https://",
+        &format!("https://a.example/{}", long(1_983)),
+    ] {
         assert_eq!(url(invalid), Some(Reason::InvalidUrl), "{invalid}");
     }
     assert_eq!(reason(&with(batch(&[]), |event| event.url = 0)), Some(Reason::InvalidUrl));
@@ -184,7 +192,9 @@ fn a_batch_is_taken_while_its_sid_is_accepted() {
     assert_eq!(taken(NOW_MS + 300_000, short), Ok(1));
     assert_eq!(taken(NOW_MS + 300_001, long), Err(Reason::SidInFuture));
 
-    for (seq, expected) in [(0, Err(Reason::InvalidSeq)), (1, Ok(1)), (4_096, Ok(4_096)), (4_097, Err(Reason::InvalidSeq))] {
+    for (seq, expected) in
+        [(0, Err(Reason::InvalidSeq)), (1, Ok(1)), (4_096, Ok(4_096)), (4_097, Err(Reason::InvalidSeq))]
+    {
         assert_eq!(identity(&sid(NOW_MS), seq, short, NOW_MS).map(|(_, seq)| seq), expected);
     }
     for bytes in [&[0; 16][..], &[], &sid(NOW_MS)[..15]] {
@@ -209,6 +219,13 @@ fn a_batch_with_a_string_that_is_not_utf_8_still_has_an_identity() {
         events: 1,
         given_up: batch.given_up.clone(),
     };
+    assert_eq!(
+        head.dropped(Reason::InvalidUtf8),
+        [
+            Dropped { reason: Reason::Expired as u32, events: 3, batches: 1, given_up: true },
+            Dropped { reason: Reason::InvalidUtf8 as u32, events: 1, batches: 0, given_up: false },
+        ]
+    );
     let refusal = decode_batch(&bytes).unwrap_err();
     assert_eq!((refusal.reason(), refusal), (Reason::InvalidUtf8, Undecodable::InvalidUtf8(head)));
     assert_eq!(decode_batch(&bytes[..at]).unwrap_err(), Undecodable::Malformed);
@@ -245,8 +262,11 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn any_batch() -> impl Strategy<Value = Batch> {
     let text = prop_oneof!["[a-z]{0,8}", "https://[a-z.]{1,8}/[a-z?&=%]{0,8}", any::<String>()];
-    let given_up = (any::<i32>(), any::<u32>(), any::<u32>())
-        .prop_map(|(reason, events, batches)| GivenUp { reason, events, batches });
+    let given_up = (any::<i32>(), any::<u32>(), any::<u32>()).prop_map(|(reason, events, batches)| GivenUp {
+        reason,
+        events,
+        batches,
+    });
     let base_ms = prop_oneof![4 => NOW_MS - 1_000..NOW_MS, 1 => any::<u64>()];
     (vec(text, 0..6), vec(event(), 0..20), vec(given_up, 0..4), base_ms, any::<[u32; 3]>()).prop_map(
         |(strings, events, given_up, base_ms, [screen_width, screen_height, language])| Batch {

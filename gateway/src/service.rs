@@ -1,0 +1,284 @@
+//! A gateway from its settings to its end, wired in one place.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use proto::uplink::{GatewayHello, ShardLsn};
+use regional_redis::Shard;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use uuid::Uuid;
+
+use crate::address::TrustedProxies;
+use crate::admin::{self, Admin};
+use crate::apply::{self, Applier, ApplyError, Session, Start};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::door::Door;
+use crate::folder::{Folder, FolderError, write_durably};
+use crate::geo::{Geo, GeoError};
+use crate::in_flight::InFlight;
+use crate::ingest::Ingest;
+use crate::listen::{self, BindError};
+use crate::log::{Log, LogError, Opened};
+use crate::metrics::Metrics;
+use crate::sites::Sites;
+use crate::throttle::Throttles;
+use crate::uplink::{TokenError, Uplink, read_token};
+use crate::user_agent::{Agents, AgentsError};
+
+/// The one shard there is so far.
+const SHARD: Shard = Shard(0);
+/// Batches between the sessions and the log: some 20 MB of ordinary ones. Full: the sessions wait.
+const LOG_QUEUE: usize = 8 * 1024;
+/// Committed groups between the log and Redis. Full: the log waits.
+const APPLY_QUEUE: usize = 16;
+const RETRY: Duration = Duration::from_millis(200);
+/// Records that Redis has not counted by then are in the log: the next start applies them.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// Why a gateway does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The way into Redis.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A port.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The uplink's token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The database of places.
+    #[error(transparent)]
+    Geo(#[from] GeoError),
+    /// The lists of user agents.
+    #[error(transparent)]
+    Agents(#[from] AgentsError),
+    /// The address file.
+    #[error("the address file {} cannot be written: {source}", path.display())]
+    AddressFile {
+        /// Where.
+        path: PathBuf,
+        /// What the file system said.
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("a thread could not be started, or died: {0}")]
+    Thread(io::Error),
+}
+
+/// Runs a gateway until `stop`, then drains it: sessions first, then the log, then what is left to apply.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let cores = if config.cores > 0 { config.cores } else { thread::available_parallelism().map_or(1, |n| n.get()) };
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::new(&mut registry));
+    let ready = Arc::new(AtomicBool::new(false));
+    let token = read_token(&config.uplink_token_file)?;
+    let mut folder = Folder::open(&config.data)?;
+    let ingest = Arc::new(Ingest {
+        sites: Sites::default(),
+        clock: Clock::new(),
+        in_flight: InFlight::default(),
+        agents: Agents::try_new()?,
+        geo: config.geo_database.as_deref().map(Geo::try_open).transpose()?,
+    });
+    let (bound, listeners) = listen::bind(config.listen, cores)?;
+    let admin = serve_admin(&config, bound, Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) }).await?;
+
+    let mut opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
+    let uplink = |folder: &Folder, last, retires: Option<Uuid>| Uplink {
+        url: config.uplink.clone(),
+        token: token.clone(),
+        hello: GatewayHello {
+            region: config.region.clone(),
+            gateway: folder.id().to_string(),
+            last: vec![ShardLsn { shard: SHARD.0, lsn: last }],
+            retires: retires.map(|id| id.to_string()).unwrap_or_default(),
+        },
+        ingest: Arc::clone(&ingest),
+        cache: folder.configuration(),
+        metrics: Arc::clone(&metrics),
+    };
+    let Some((mut session, mut uplinked)) = enter(&config, &folder, &opened, &ingest, uplink(&folder, opened.last.0, None), &stop).await else {
+        return Ok(()); // stopped before Redis and central were there
+    };
+    if session.ahead {
+        let retired = folder.become_new(&[SHARD])?;
+        tracing::warn!(%retired, id = %folder.id(), "the data folder is older than its id; it is a new gateway now");
+        opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
+        drop(uplinked);
+        let entered = enter(&config, &folder, &opened, &ingest, uplink(&folder, 0, Some(retired)), &stop).await;
+        let Some(again) = entered else { return Ok(()) };
+        (session, uplinked) = again;
+        if let Err(error) = session.redis.retire(retired).await {
+            tracing::warn!(%error, %retired, "the old id could not be retired; it holds the watermark back until it is");
+        }
+    }
+
+    // From the log to Redis.
+    let Opened { log, reader, last } = opened;
+    let (submit, submissions) = mpsc::channel(LOG_QUEUE);
+    let (commit, groups) = mpsc::channel(APPLY_QUEUE);
+    let log_metrics = Arc::clone(&metrics);
+    let writer = thread::Builder::new().name("log".into()).spawn(move || log.run(submissions, &commit, &log_metrics)).map_err(Error::Thread)?;
+    let start = Start { shard: SHARD, redis: config.redis.clone(), gateway: folder.id(), reader, last, groups };
+    let applier = Applier::new(start, &session.redis, Arc::clone(&ingest), Arc::clone(&metrics), Arc::clone(&ready));
+    let mut applying = AbortOnDropHandle::new(tokio::spawn(applier.run(session.redis)));
+
+    // From the page to the log.
+    let serving = stop.child_token();
+    let throttles = Arc::new(Throttles::new(&config.limits));
+    let forgetful = Arc::clone(&throttles);
+    let _forgetting = AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(FORGET_EVERY).await;
+            forgetful.forget_idle();
+        }
+    }));
+    let door = |stop: &CancellationToken| Door {
+        ingest: Arc::clone(&ingest),
+        log: submit.clone(),
+        throttles: Arc::clone(&throttles),
+        limits: config.limits.clone(),
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies.clone()),
+        forwarded_header: config.forwarded_header,
+        proxy_protocol: config.proxy_protocol,
+        region: config.region.clone(),
+        metrics: Arc::clone(&metrics),
+        ready: Arc::clone(&ready),
+        sessions: TaskTracker::new(),
+        stop: stop.clone(),
+    };
+    let served = serve_cores(listeners, || door(&serving))?;
+    drop(submit);
+    tracing::info!(address = %bound, admin = %admin, gateway = %folder.id(), cores, "gateway ready");
+
+    let early = tokio::select! {
+        () = serving.cancelled() => None,
+        ended = &mut applying => Some(ended),
+    };
+    // A log or Redis that cannot go on ends the gateway; its sessions end first, so that nothing is acknowledged any more.
+    serving.cancel();
+    ready.store(false, Ordering::Relaxed);
+    join(served).await?;
+    let written = tokio::task::spawn_blocking(move || writer.join());
+    if let Some(ended) = early {
+        finished(tokio::time::timeout(DRAIN_MAX, written).await)?;
+        return ended.map_err(|error| Error::Thread(io::Error::other(error)))?.map_err(Error::Apply);
+    }
+    match tokio::time::timeout(DRAIN_MAX, &mut applying).await {
+        Ok(ended) => ended.map_err(|error| Error::Thread(io::Error::other(error)))??,
+        Err(_) => tracing::warn!("redis did not take the last records; they are in the log, and the next start applies them"),
+    }
+    drop(applying); // its end of the queue closes, so that the log's writer cannot wait on it
+    finished(tokio::time::timeout(DRAIN_MAX, written).await)?;
+    drop(uplinked);
+    tracing::info!("gateway drained");
+    Ok(())
+}
+
+/// The gateway's registrations.
+struct Entered {
+    redis: Session,
+    /// Redis or central knows records of this id that its log does not hold.
+    ahead: bool,
+}
+
+/// Registers with central, then with Redis. Waits for both; without central the last run's configuration does, because Redis was
+/// compared with central before a leader approved it.
+async fn enter(
+    config: &Config,
+    folder: &Folder,
+    opened: &Opened,
+    ingest: &Arc<Ingest>,
+    uplink: Uplink,
+    stop: &CancellationToken,
+) -> Option<(Entered, AbortOnDropHandle<()>)> {
+    let restored = uplink.restore();
+    let (latest, mut known) = watch::channel(None);
+    let running = AbortOnDropHandle::new(tokio::spawn(uplink.run(latest)));
+    let wait_for_central = if restored { Duration::from_secs(2) } else { Duration::MAX };
+    let central = tokio::select! {
+        known = tokio::time::timeout(wait_for_central, known.wait_for(Option::is_some)) => known.ok().and_then(|known| known.ok()?.clone()),
+        () = stop.cancelled() => return None,
+    };
+    let known = central.iter().flatten().filter(|known| known.shard == SHARD.0).map(|known| known.lsn).max().unwrap_or(0);
+    let mut told = false;
+    loop {
+        match apply::register(&config.redis, SHARD, folder.id(), ingest).await {
+            Ok(Some(redis)) => {
+                let ahead = redis.applied.0.max(known) > opened.last.0;
+                return Some((Entered { redis, ahead }, running));
+            }
+            Ok(None) if !told => tracing::info!("waiting for an aggregator to approve redis"),
+            Err(error) if !told => tracing::warn!(%error, "waiting for redis"),
+            _ => {}
+        }
+        told = true;
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = stop.cancelled() => return None,
+        }
+    }
+}
+
+async fn serve_admin(config: &Config, listen: std::net::SocketAddr, state: Admin) -> Result<std::net::SocketAddr, Error> {
+    let failed = |source| BindError { address: config.admin, setting: "`admin`", source };
+    let listener = tokio::net::TcpListener::bind(config.admin).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, admin::router(state)).await {
+            tracing::error!(%error, "the admin address is not served any more");
+        }
+    });
+    if let Some(path) = &config.address_file {
+        let text = serde_json::json!({ "listen": listen, "admin": bound }).to_string();
+        write_durably(path, text.as_bytes()).map_err(|source| Error::AddressFile { path: path.clone(), source })?;
+    }
+    Ok(bound)
+}
+
+/// A thread and a runtime for each listener.
+fn serve_cores(listeners: Vec<std::net::TcpListener>, door: impl Fn() -> Door) -> Result<Vec<thread::JoinHandle<io::Result<()>>>, Error> {
+    let serve = |(core, listener): (usize, std::net::TcpListener)| {
+        let door = Arc::new(door());
+        let body = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(listen::serve(listener, door))
+        };
+        thread::Builder::new().name(format!("core-{core}")).spawn(body).map_err(Error::Thread)
+    };
+    listeners.into_iter().enumerate().map(serve).collect()
+}
+
+async fn join(threads: Vec<thread::JoinHandle<io::Result<()>>>) -> Result<(), Error> {
+    for thread in threads {
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await.map_err(|error| Error::Thread(io::Error::other(error)))?;
+        joined.map_err(|_| Error::Thread(io::Error::other("a core panicked")))?.map_err(Error::Thread)?;
+    }
+    Ok(())
+}
+
+type Written = Result<Result<thread::Result<Result<(), LogError>>, tokio::task::JoinError>, tokio::time::error::Elapsed>;
+
+fn finished(written: Written) -> Result<(), Error> {
+    match written {
+        Ok(Ok(Ok(result))) => Ok(result?),
+        Ok(_) => Err(Error::Thread(io::Error::other("the log's writer panicked"))),
+        Err(_) => Err(Error::Thread(io::Error::other("the log's writer did not end"))),
+    }
+}
