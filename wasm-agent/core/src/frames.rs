@@ -212,3 +212,6 @@ impl<'f> Fields<'f> {
         Ok(fields)
     }
 }
+
+#[cfg(test)]
+mod tests;
