@@ -3,7 +3,7 @@
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Connect, Plugin } from 'vite';
-import { dayAt, daysOf, localTimestamp } from '../src/lib/calendar.ts';
+import { dayAt, daysOf, localTimestamp, mondayOf } from '../src/lib/calendar.ts';
 
 const SIGN_IN = '/sign-in?token=development';
 const TODAY = dayAt(new Date(), 'UTC');
@@ -106,15 +106,15 @@ const VALUES: Record<string, [string, number][]> = {
   'visit:entry_page': pages().filter((_, index) => index % 2 === 0),
   'visit:exit_page': pages().reverse(),
   'event:name': weighted('Add to cart|Signup|Checkout|Outbound link|Search|Newsletter|File download'),
-  'visit:source': weighted('|Google|news.ycombinator.com|newsletter|Bing|GitHub|DuckDuckGo|Reddit|lobste.rs|Mastodon|LinkedIn|YouTube'),
-  'visit:referrer': weighted('|google.com/|news.ycombinator.com/item|github.com/topics/analytics|www.reddit.com/r/selfhosted|lobste.rs/'),
-  'visit:utm_campaign': weighted('|autumn-sale|launch-week|retargeting'),
-  'visit:utm_source': weighted('|newsletter|google|partner'),
-  'visit:utm_medium': weighted('|email|cpc|social'),
-  'visit:utm_content': weighted('|hero|footer'),
-  'visit:utm_term': weighted(''),
-  'visit:country': weighted('DE|US|FR|GB|NL|CH|AT|IN|PL|BR|JP|ES||SE|CA|IT|AU|NP'),
-  'visit:browser': weighted('Chrome|Safari|Firefox|Edge|Samsung Internet|Opera|'),
+  'visit:source': weighted('Direct / None|Google|news.ycombinator.com|newsletter|Bing|GitHub|DuckDuckGo|Reddit|lobste.rs|Mastodon|LinkedIn|YouTube'),
+  'visit:referrer': weighted('Direct / None|google.com/|news.ycombinator.com/item|github.com/topics/analytics|www.reddit.com/r/selfhosted|lobste.rs/'),
+  'visit:utm_campaign': weighted('(not set)|autumn-sale|launch-week|retargeting'),
+  'visit:utm_source': weighted('(not set)|newsletter|google|partner'),
+  'visit:utm_medium': weighted('(not set)|email|cpc|social'),
+  'visit:utm_content': weighted('(not set)|hero|footer'),
+  'visit:utm_term': weighted('(not set)'),
+  'visit:country': weighted('DE|US|FR|GB|NL|CH|AT|IN|PL|BR|JP|ES|(not set)|SE|CA|IT|AU|NP'),
+  'visit:browser': weighted('Chrome|Safari|Firefox|Edge|Samsung Internet|Opera|(not set)'),
   'visit:os': weighted('Windows|iOS|macOS|Android|GNU/Linux|Chrome OS'),
   'visit:device': weighted('Desktop|Mobile|Tablet'),
 };
@@ -150,9 +150,15 @@ function query(asked: Asked): [number, unknown] {
   let rows: { metrics: (number | null)[]; dimensions: string[] }[];
   if (dimension === '') rows = [{ metrics: figures(hours, 1), dimensions: [] }];
   else if (dimension === 'time:hour') rows = hours.map((hour) => ({ metrics: figures([hour], 1), dimensions: [hour] }));
-  else if (dimension === 'time:day') {
-    const days = [...new Set(hours.map((hour) => hour.slice(0, 10)))];
-    rows = days.map((day) => ({ metrics: figures(hours.filter((hour) => hour.startsWith(day)), 1), dimensions: [day] }));
+  else if (dimension === 'time:day' || dimension === 'time:week') {
+    const hoursOfLabel = new Map<string, string[]>();
+    for (const hour of hours) {
+      const day = hour.slice(0, 10);
+      const week = mondayOf(day) < from ? from.slice(0, 10) : mondayOf(day);
+      const label = dimension === 'time:day' ? day : week;
+      hoursOfLabel.set(label, [...(hoursOfLabel.get(label) ?? []), hour]);
+    }
+    rows = [...hoursOfLabel].map(([label, hours]) => ({ metrics: figures(hours, 1), dimensions: [label] }));
   } else {
     const chosen = filters.find(([, name]) => name === dimension)?.[2];
     rows = (VALUES[dimension] ?? [])

@@ -3,7 +3,7 @@
 import type { Dimension } from './dimensions';
 import type { QueryFilter } from './filters';
 import type { Figure, Metric } from './metrics';
-import type { QueryRange } from './period';
+import type { Interval, QueryRange } from './period';
 
 export interface Site {
   site_id: string;
@@ -33,7 +33,7 @@ export interface Query {
   site_id: string;
   metrics: Metric[];
   date_range: QueryRange;
-  dimensions: (Dimension | 'time:hour' | 'time:day')[];
+  dimensions: (Dimension | `time:${Interval}`)[];
   filters: QueryFilter[];
   order_by?: [Metric, 'asc' | 'desc'][];
   pagination?: { limit: number; offset: number };

@@ -56,6 +56,16 @@ export function addMonths(day: Day, months: number): Day {
   return `${last.toISOString().slice(0, 8)}${pad(Math.min(date, last.getUTCDate()))}`;
 }
 
+export function firstOfMonth(day: Day): Day {
+  return `${day.slice(0, 8)}01`;
+}
+
+/** The Monday of the week that `day` is in. */
+export function mondayOf(day: Day): Day {
+  const weekday = new Date(`${day}T00:00:00Z`).getUTCDay();
+  return addDays(day, -((weekday + 6) % 7));
+}
+
 /** Days from `from` to `to`, both included. */
 export function daysBetween(from: Day, to: Day): number {
   return Math.round((Date.parse(`${to}T00:00:00Z`) - Date.parse(`${from}T00:00:00Z`)) / DAY_MS) + 1;

@@ -1,5 +1,6 @@
 // Figures, dates and names as a reader sees them. Numbers and dates follow the reader's locale, times the site's zone.
 
+import { addDays, mondayOf } from './calendar';
 import type { DateRange, Interval } from './period';
 
 const locale = undefined;
@@ -57,8 +58,9 @@ export function formatTick(bucket: string, interval: Interval): string {
   return inUtc({ day: 'numeric', month: 'short' }).format(Date.parse(`${bucket}T00:00:00Z`));
 }
 
-/** A bucket's full name: "Sun 22 Nov, 14:00–15:00", "Sun 22 Nov 2026". */
+/** A bucket's full name: "Sun 22 Nov, 14:00–15:00", "Sun 22 Nov 2026", "16–22 Nov 2026". */
 export function formatBucket(bucket: string, interval: Interval): string {
+  if (interval === 'week') return formatRange({ from: bucket, to: addDays(mondayOf(bucket), 6) });
   const day = Date.parse(`${bucket.slice(0, 10)}T00:00:00Z`);
   if (interval === 'day') return inUtc({ weekday: 'short', day: 'numeric', month: 'short', year: 'numeric' }).format(day);
   const next = (Number(bucket.slice(11, 13)) + 1) % 24;

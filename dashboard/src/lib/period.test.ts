@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { bucketKey, bucketsOf, comparisonRange, currentBucket, dateRange, intervalOf, isRunning, type Period, periodFromUrl, periodIntoUrl, previousDates } from './period';
+import { beginsInside, bucketKey, bucketsOf, comparisonRange, currentBucket, dateRange, intervalOf, isRunning, type Period, periodFromUrl, periodIntoUrl, previousDates } from './period';
 
 // Half past midnight on Monday the 23rd in Berlin, still Sunday the 22nd in New York.
 const NOW = new Date('2026-11-22T23:30:40Z');
@@ -10,7 +10,7 @@ describe('a period', () => {
     expect(dateRange({ kind: 'today' }, NOW, 'America/New_York')).toEqual({ from: '2026-11-22', to: '2026-11-22' });
     expect(dateRange({ kind: '7d' }, NOW, 'America/New_York')).toEqual({ from: '2026-11-16', to: '2026-11-22' });
     expect(dateRange({ kind: '30d' }, NOW, 'America/New_York')).toEqual({ from: '2026-10-24', to: '2026-11-22' });
-    expect(dateRange({ kind: '12mo' }, NOW, 'America/New_York')).toEqual({ from: '2025-11-23', to: '2026-11-22' });
+    expect(dateRange({ kind: '12mo' }, NOW, 'America/New_York')).toEqual({ from: '2025-12-01', to: '2026-11-22' });
   });
 
   it('survives the URL', () => {
@@ -59,17 +59,18 @@ describe('the comparison', () => {
 
   it('of twelve months is the same dates a year ago', () => {
     const period: Period = { kind: '12mo' };
-    expect(previousDates(period, dateRange(period, NOW, 'UTC'))).toEqual({ from: '2024-11-23', to: '2025-11-22' });
+    expect(previousDates(period, dateRange(period, NOW, 'UTC'))).toEqual({ from: '2024-12-01', to: '2025-11-22' });
   });
 });
 
 describe('buckets', () => {
-  it('are hours up to two days and days beyond', () => {
+  it('are hours, days or weeks by the length of the range', () => {
     expect(intervalOf({ from: '2026-11-22', to: '2026-11-22' })).toBe('hour');
     expect(intervalOf({ from: '2026-11-21', to: '2026-11-22' })).toBe('hour');
     expect(intervalOf({ from: '2026-11-20', to: '2026-11-22' })).toBe('day');
-    expect(bucketsOf({ from: '2026-03-28', to: '2026-03-29' }, 'Europe/Berlin')).toHaveLength(47);
-    expect(bucketsOf({ from: '2026-11-01', to: '2026-11-30' }, 'UTC')).toHaveLength(30);
+    expect(intervalOf({ from: '2026-11-22', to: '2027-11-22' })).toBe('week');
+    expect(bucketsOf({ from: '2026-03-28', to: '2026-03-29' }, 'hour', 'Europe/Berlin')).toHaveLength(47);
+    expect(bucketsOf({ from: '2026-11-01', to: '2026-11-30' }, 'day', 'UTC')).toHaveLength(30);
   });
 
   it('match what the Stats API answers, in either notation', () => {
@@ -79,9 +80,20 @@ describe('buckets', () => {
     expect(bucketKey('2026-11-22T00:00:00Z', 'day')).toBe('2026-11-22');
   });
 
+  it('of weeks begin on Mondays and with the range', () => {
+    const range = { from: '2026-10-29', to: '2026-11-22' };
+    expect(bucketsOf(range, 'week', 'UTC')).toEqual(['2026-10-29', '2026-11-02', '2026-11-09', '2026-11-16']);
+    expect(beginsInside(range, 'week')).toBe(true);
+    expect(beginsInside(range, 'day')).toBe(false);
+    expect(beginsInside({ from: '2026-11-02', to: '2026-11-22' }, 'week')).toBe(false);
+    expect(currentBucket(range, 'week', new Date('2026-10-31T12:00:00Z'), 'UTC')).toBe('2026-10-29');
+    expect(currentBucket(range, 'week', new Date('2026-11-22T12:00:00Z'), 'UTC')).toBe('2026-11-16');
+  });
+
   it('know which one is not over', () => {
-    expect(currentBucket('hour', NOW, 'Asia/Kathmandu')).toBe('2026-11-23 05:00:00');
-    expect(currentBucket('day', NOW, 'America/New_York')).toBe('2026-11-22');
+    const week = { from: '2026-11-16', to: '2026-11-22' };
+    expect(currentBucket(week, 'hour', NOW, 'Asia/Kathmandu')).toBe('2026-11-23 05:00:00');
+    expect(currentBucket(week, 'day', NOW, 'America/New_York')).toBe('2026-11-22');
     expect(isRunning({ from: '2026-11-16', to: '2026-11-22' }, NOW, 'America/New_York')).toBe(true);
     expect(isRunning({ from: '2026-11-16', to: '2026-11-22' }, NOW, 'Europe/Berlin')).toBe(false);
   });

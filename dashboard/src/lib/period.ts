@@ -1,7 +1,7 @@
 // The period a report covers: how the URL names it, which dates it is in a site's timezone, which stretch it is
 // compared with, and the buckets of its chart.
 
-import { addDays, addMonths, type Day, dayAt, daysBetween, daysOf, hoursOf, instantOf, isDay, localTimestamp } from './calendar';
+import { addDays, addMonths, type Day, dayAt, daysBetween, daysOf, firstOfMonth, hoursOf, instantOf, isDay, localTimestamp, mondayOf } from './calendar';
 
 export type Period = { kind: 'today' | '7d' | '30d' | '12mo' } | { kind: 'custom'; from: Day; to: Day };
 
@@ -23,7 +23,7 @@ export interface DateRange {
 /** What a query's `date_range` takes: two dates, or two instants. */
 export type QueryRange = [string, string];
 
-export type Interval = 'hour' | 'day';
+export type Interval = 'hour' | 'day' | 'week';
 
 export function periodFromUrl(parameters: URLSearchParams): Period {
   const kind = parameters.get('period');
@@ -52,15 +52,16 @@ export function dateRange(period: Period, now: Date, timezone: string): DateRang
       return { from: addDays(today, -6), to: today };
     case '30d':
       return { from: addDays(today, -29), to: today };
+    // This month and the eleven before it.
     case '12mo':
-      return { from: addDays(addMonths(today, -12), 1), to: today };
+      return { from: addMonths(firstOfMonth(today), -11), to: today };
   }
 }
 
-/** The dates before `range`, as many as it has; for twelve months the twelve months before. */
+/** The dates before `range`, as many as it has; of twelve months the same dates a year ago. */
 export function previousDates(period: Period, range: DateRange): DateRange {
+  if (period.kind === '12mo') return { from: addMonths(range.from, -12), to: addMonths(range.to, -12) };
   const to = addDays(range.from, -1);
-  if (period.kind === '12mo') return { from: addDays(addMonths(to, -12), 1), to };
   return { from: addDays(range.from, -daysBetween(range.from, range.to)), to };
 }
 
@@ -79,26 +80,50 @@ export function comparisonRange(period: Period, range: DateRange, now: Date, tim
   return [localTimestamp(start, timezone), localTimestamp(end, timezone)];
 }
 
-/** Up to two days are charted by the hour. */
+/** Few enough points to read, many enough to see something. */
 export function intervalOf(range: DateRange): Interval {
-  return daysBetween(range.from, range.to) <= 2 ? 'hour' : 'day';
+  const days = daysBetween(range.from, range.to);
+  return days <= 2 ? 'hour' : days <= 100 ? 'day' : 'week';
 }
 
-/** The buckets of a range's chart, labelled as the Stats API labels them, empty ones included. */
-export function bucketsOf(range: DateRange, timezone: string): string[] {
+/**
+ * The buckets of a range's chart, labelled as the Stats API labels them, empty ones included. A week is labelled by its
+ * Monday, or by the first day of the range if it began before.
+ */
+export function bucketsOf(range: DateRange, interval: Interval, timezone: string): string[] {
   const days = daysOf(range.from, range.to);
-  return intervalOf(range) === 'day' ? days : days.flatMap((day) => hoursOf(day, timezone));
+  switch (interval) {
+    case 'hour':
+      return days.flatMap((day) => hoursOf(day, timezone));
+    case 'day':
+      return days;
+    case 'week':
+      return days.filter((day) => day === range.from || day === mondayOf(day));
+  }
 }
 
 /** The bucket that `now` falls in. Buckets behind it have not happened, and it is not over itself. */
-export function currentBucket(interval: Interval, now: Date, timezone: string): string {
+export function currentBucket(range: DateRange, interval: Interval, now: Date, timezone: string): string {
   const local = localTimestamp(now, timezone);
-  return interval === 'day' ? local.slice(0, 10) : `${local.slice(0, 10)} ${local.slice(11, 13)}:00:00`;
+  const day = local.slice(0, 10);
+  switch (interval) {
+    case 'hour':
+      return `${day} ${local.slice(11, 13)}:00:00`;
+    case 'day':
+      return day;
+    case 'week':
+      return mondayOf(day) < range.from && range.from <= day ? range.from : mondayOf(day);
+  }
+}
+
+/** Whether the first bucket lacks the days of its week before the range. */
+export function beginsInside(range: DateRange, interval: Interval): boolean {
+  return interval === 'week' && mondayOf(range.from) !== range.from;
 }
 
 /** A label of the Stats API in the one form that `bucketsOf` makes, whichever separator and precision it came with. */
 export function bucketKey(label: string, interval: Interval): string {
-  return interval === 'day' ? label.slice(0, 10) : `${label.slice(0, 10)} ${label.slice(11, 13)}:00:00`;
+  return interval === 'hour' ? `${label.slice(0, 10)} ${label.slice(11, 13)}:00:00` : label.slice(0, 10);
 }
 
 export function isRunning(range: DateRange, now: Date, timezone: string): boolean {

@@ -2,20 +2,9 @@
 // its data.
 
 import uPlot from 'uplot';
-import type { Figure, HeadlineMetric } from './metrics';
+import { dataOf, type Plotted } from './lines';
 import { METRICS } from './metrics';
-import type { Interval } from './period';
 import { incrementsOf, ticksOf } from './ticks';
-
-export interface Plotted {
-  metric: HeadlineMetric;
-  interval: Interval;
-  buckets: string[];
-  values: Figure[];
-  /** The bucket that is not over: what leads to it is dashed, what follows it is not drawn. */
-  openBucket: string;
-  previousValues: Figure[];
-}
 
 export interface PlotEvents {
   /** The pointer is at a bucket, `left_px` from the left edge of the container; or nowhere. */
@@ -35,7 +24,9 @@ export function createPlot(container: HTMLElement, plotted: () => Plotted, event
     font: '12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif',
     ticks: { show: false },
   };
-  const line = { stroke: color('--accent'), width: 2, points: { show: false } };
+  // A lone figure makes no line: the first hour of the day is a point.
+  const alone = (self: uPlot, series: number) => Array.from(self.data[series] ?? []).filter((value) => value !== null).length === 1;
+  const line = { stroke: color('--accent'), width: 2, points: { show: alone, size: 8, fill: color('--accent') } };
   const plot = new uPlot(
     {
       width: container.clientWidth,
@@ -106,16 +97,4 @@ export function createPlot(container: HTMLElement, plotted: () => Plotted, event
 
 export function resizePlot(plot: uPlot, width_px: number): void {
   plot.setSize({ width: width_px, height: HEIGHT_PX });
-}
-
-/** Index, previous figures, figures of buckets that are over, and the dashed line to the one that is not. */
-export function dataOf({ buckets, values, openBucket, previousValues }: Plotted): uPlot.AlignedData {
-  const open = buckets.indexOf(openBucket);
-  const over = open === -1 ? (buckets.length > 0 && (buckets[0] ?? '') > openBucket ? 0 : buckets.length) : open;
-  return [
-    buckets.map((_, index) => index),
-    buckets.map((_, index) => previousValues[index] ?? null),
-    buckets.map((_, index) => (index < over ? (values[index] ?? null) : null)),
-    buckets.map((_, index) => (open !== -1 && (index === open || index === open - 1) ? (values[index] ?? null) : null)),
-  ];
 }

@@ -11,10 +11,8 @@ export interface Tick {
 }
 
 const LABEL_WIDTH_PX = 64;
-/** From here on days are labelled by their month. */
-const MONTHS_FROM_DAYS = 92;
 
-export function ticksOf(buckets: string[], interval: Interval, width_px: number): Tick[] {
+export function ticksOf(buckets: readonly string[], interval: Interval, width_px: number): Tick[] {
   const room = Math.max(2, Math.floor(width_px / LABEL_WIDTH_PX));
   if (interval === 'hour') {
     const step = [1, 2, 3, 4, 6, 12, 24].find((hours) => buckets.length / hours <= room) ?? 24;
@@ -24,8 +22,8 @@ export function ticksOf(buckets: string[], interval: Interval, width_px: number)
       label: bucket.slice(11, 13) === '00' && buckets.length > 25 ? formatTick(bucket.slice(0, 10), 'day') : formatTick(bucket, 'hour'),
     }));
   }
-  if (buckets.length >= MONTHS_FROM_DAYS) {
-    const firsts = pick(buckets, (bucket) => bucket.endsWith('-01'));
+  if (interval === 'week') {
+    const firsts = pick(buckets, (bucket, index) => index > 0 && bucket.slice(0, 7) !== buckets[index - 1]?.slice(0, 7));
     const step = Math.ceil(firsts.length / room);
     return firsts.filter((_, order) => order % step === 0).map(({ index, label: bucket }) => ({ index, label: monthLabel(bucket) }));
   }
@@ -50,7 +48,7 @@ export function bucketTitle(bucket: string, interval: Interval, openBucket: stri
   return bucket === openBucket ? `${formatBucket(bucket, interval)} (so far)` : formatBucket(bucket, interval);
 }
 
-function pick(buckets: string[], chosen: (bucket: string, index: number) => boolean): Tick[] {
+function pick(buckets: readonly string[], chosen: (bucket: string, index: number) => boolean): Tick[] {
   return buckets.map((label, index) => ({ label, index })).filter(({ label, index }) => chosen(label, index));
 }
 
