@@ -42,12 +42,12 @@ export const startDelivery = (base, site) => {
   });
 
   const connect = () => {
-    let opened = false;
+    let answered = false;
     const failed = guarded(() => {
       if (socket !== opening) return;
       socket = null;
       core.closed(0);
-      if (!opened) leave(false); // where no socket gets through, requests may
+      if (!answered) leave(false); // where no socket gets through, requests may
       pump();
     });
     const opening = { send: () => {}, close: () => {} };
@@ -59,12 +59,13 @@ export const startDelivery = (base, site) => {
       real.binaryType = 'arraybuffer';
       real.onopen = guarded(() => {
         if (socket !== opening) return;
-        opened = true;
         core.opened();
         pump();
       });
       real.onmessage = guarded(({ data }) => {
-        if (socket === opening && data instanceof ArrayBuffer) receive(new Uint8Array(data));
+        if (socket !== opening || !(data instanceof ArrayBuffer)) return;
+        answered = true;
+        receive(new Uint8Array(data));
       });
       real.onclose = failed;
     } catch {

@@ -1,0 +1,253 @@
+// What the agent does in a real browser, seen from the gateway.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { REASON_UNKNOWN_SITE } from './gateway.mjs';
+import { html, launch, settles, sleep, snippet, until, visit } from './browser.mjs';
+
+let browser;
+before(async () => {
+  browser = await launch();
+});
+after(() => browser.close());
+
+const LIMITS = { timeout: 60_000 };
+
+test('a pageview arrives at once, with what the page knows', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    const started = Date.now();
+    await page.goto(`${url}/pricing?utm_source=news`, { referer: 'https://search.example/' });
+    await settles(() => gateway.names(), ['/pricing?utm_source=news']);
+    assert.ok(gateway.transmissions[0].at - started < 3_000);
+    const [event] = gateway.events();
+    assert.equal(event.referrer, 'https://search.example/');
+    assert.equal(event.seq, 1);
+    const { batch } = event;
+    const screen = await page.evaluate(() => [window.screen.width, window.screen.height, navigator.language]);
+    assert.deepEqual([batch.screenWidth, batch.screenHeight, batch.strings[batch.language - 1]], screen);
+    assert.deepEqual(gateway.hellos.map(({ site, agentVersion }) => [site, agentVersion]), [['shop', '0.1.0']]);
+    assert.equal(gateway.transmissions.length, 1);
+    assert.deepEqual(await page.evaluate(() => [document.cookie, localStorage.length, sessionStorage.length]), ['', 0, 0]);
+    assert.equal(await page.evaluate(() => Object.keys(window).filter((key) => /tide|core/i.test(key)).join()), 'tideline');
+  }));
+
+test('custom events carry their properties', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => {
+      tideline('Signup', { props: { plan: 'größer 🌊', seats: 3, trial: false } });
+      tideline('Plain');
+    });
+    await settles(() => gateway.names(), ['/', 'Signup', 'Plain']);
+    assert.deepEqual(gateway.events()[1].props, { plan: 'größer 🌊', seats: '3', trial: 'false' });
+  }));
+
+test('an application of one page counts each address it shows', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    await page.goto(`${url}/app`);
+    await page.evaluate(() => {
+      history.pushState({}, '', '/app/a?x=1');
+      history.replaceState({ scroll: 10 }, ''); // the same address
+      history.replaceState({}, '', '/app/b');
+      history.pushState({}, '', '/app/b#part'); // the same page
+    });
+    await page.evaluate(() => new Promise((resolve) => (addEventListener('popstate', resolve, { once: true }), history.back())));
+    await page.evaluate(() => new Promise((resolve) => (addEventListener('popstate', resolve, { once: true }), history.back())));
+    await settles(() => gateway.names(), ['/app', '/app/a?x=1', '/app/b', '/app']);
+    const referrers = gateway.events().map(({ referrer }) => referrer && new URL(referrer).pathname);
+    assert.deepEqual(referrers, ['', '/app', '/app/a', '/app/b']);
+  }));
+
+test('a page out of the back-forward cache is a new pageview on a new connection', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    await page.goto(`${url}/first`);
+    await settles(() => gateway.names(), ['/first']);
+    await page.evaluate(() => (window.survived = true));
+    await page.goto(`${url}/second`);
+    await settles(() => gateway.names(), ['/first', '/second']);
+    await page.goBack({ waitUntil: 'commit' }); // a page out of the cache does not load
+    assert.equal(await page.evaluate(() => window.survived), true, 'the page was kept');
+    await settles(() => gateway.names(), ['/first', '/second', '/first']);
+    const [first, , again] = gateway.events();
+    assert.equal(first.sid, again.sid);
+    assert.equal(gateway.connections, 3);
+  }));
+
+test('what was called before the script came is not lost', LIMITS, () => {
+  const stub = `<script>window.tideline=window.tideline||function(){(tideline.q=tideline.q||[]).push(arguments)};
+    tideline('Early', { props: { when: 'before' } })</script>`;
+  const page = (_, gateway) => html(gateway, stub + snippet(gateway));
+  return visit(browser, { page }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/', 'Early']);
+    assert.deepEqual(gateway.events()[1].props, { when: 'before' });
+  });
+});
+
+test('after a lost connection the same bytes come again', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    gateway.acknowledges = false;
+    await page.evaluate(() => tideline('Unanswered'));
+    await until(() => gateway.names().length === 2);
+    gateway.acknowledges = true;
+    gateway.cut();
+    await until(() => gateway.transmissions.length === 3);
+    await settles(() => gateway.names(), ['/', 'Unanswered']); // throws if the bytes differ
+    assert.equal(gateway.connections, 2);
+    const [, lost, again] = gateway.transmissions;
+    assert.ok(again.bytes.equals(lost.bytes));
+    assert.ok(again.sentMs > lost.sentMs);
+  }));
+
+test('a page left 50 ms after the script ran is counted', LIMITS, () =>
+  visit(browser, { gateway: { fileDelay: 3_000 } }, async ({ gateway, page, url }) => {
+    await page.goto(`${url}/short`);
+    await page.evaluate(() => tideline('Glance'));
+    await sleep(50);
+    await page.goto('about:blank');
+    await settles(() => gateway.names(), ['/short', 'Glance']);
+    assert.deepEqual(gateway.transmissions.map(({ via, site }) => [via, site]), [['post', 'shop']]);
+  }));
+
+test('a tab closed right after a click is counted', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    await page.goto(`${url}/last`);
+    await settles(() => gateway.names(), ['/last']);
+    await page.evaluate(() => tideline('Goodbye'));
+    await page.close({ runBeforeUnload: true });
+    await settles(() => gateway.names(), ['/last', 'Goodbye']);
+  }));
+
+test('a page that is hidden flushes at once, and over two ways counts once', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    gateway.acknowledges = false;
+    const at = Date.now();
+    await page.evaluate(() => {
+      Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });
+      tideline('Hidden');
+      document.dispatchEvent(new Event('visibilitychange'));
+    });
+    await until(() => gateway.transmissions.length === 3);
+    await settles(() => gateway.names(), ['/', 'Hidden']);
+    const [, ...both] = gateway.transmissions;
+    assert.deepEqual(both.map(({ via }) => via).sort(), ['post', 'socket']);
+    assert.ok(both.every((transmission) => transmission.at - at < 400), 'not after the flush interval');
+  }));
+
+test('what the small encoder sent before the core came is taken over, not repeated anew', LIMITS, () =>
+  visit(browser, { gateway: { fileDelay: 1_500, acknowledges: false } }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => {
+      Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+    });
+    await until(() => gateway.transmissions.length === 1);
+    gateway.acknowledges = true;
+    await page.evaluate(() => {
+      Object.defineProperty(document, 'visibilityState', { value: 'visible', configurable: true });
+      tideline('Later');
+    });
+    await settles(() => gateway.names(), ['/', 'Later'], 1_000);
+    const [early, later] = gateway.events();
+    assert.deepEqual([early.seq, later.seq], [1, 2]);
+    assert.equal(early.sid, later.sid);
+    const taken = gateway.transmissions.filter(({ batch }) => batch.seq === 1);
+    assert.deepEqual(taken.map(({ via }) => via), ['post', 'socket']);
+  }));
+
+test('someone who asks for privacy (GPC) is left alone', LIMITS, () => {
+  const init = () => Object.defineProperty(Navigator.prototype, 'globalPrivacyControl', { get: () => true });
+  return visit(browser, { init }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => tideline('Signup'));
+    await sleep(1_500);
+    await page.goto('about:blank');
+    await settles(() => [gateway.transmissions.length, gateway.connections], [0, 0]);
+  });
+});
+
+test('a script that is included twice counts once', LIMITS, () => {
+  const page = (_, gateway) => html(gateway, snippet(gateway) + snippet(gateway));
+  return visit(browser, { page }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => tideline('Once'));
+    await settles(() => gateway.names(), ['/', 'Once'], 1_000);
+    assert.equal(gateway.connections, 1);
+  });
+});
+
+test('an unknown site is said once in the console and then left', LIMITS, () => {
+  const reject = { reason: REASON_UNKNOWN_SITE, message: 'no site "shop" here; add it with --site' };
+  return visit(browser, { gateway: { reject } }, async ({ gateway, page, url, warnings }) => {
+    await page.goto(url);
+    await settles(() => warnings, ['tideline: no site "shop" here; add it with --site'], 1_500);
+    await page.evaluate(() => tideline('Unheard'));
+    await sleep(800);
+    assert.equal(gateway.connections, 1);
+    assert.equal(gateway.names().includes('Unheard'), false);
+  });
+});
+
+const withoutWasm = (gateway) => `script-src ${gateway.url} 'unsafe-inline'; connect-src *`;
+
+test('where a policy forbids WebAssembly the same core runs as JavaScript', LIMITS, () => {
+  const page = (_, gateway) =>
+    html(gateway, `<meta http-equiv="Content-Security-Policy" content="${withoutWasm(gateway)}">${snippet(gateway)}`);
+  return visit(browser, { page }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => tideline('Signup', { props: { plan: 'größer' } }));
+    await settles(() => gateway.names(), ['/', 'Signup']);
+    assert.deepEqual(gateway.events()[1].props, { plan: 'größer' });
+    assert.equal(gateway.transmissions[0].via, 'socket');
+  });
+});
+
+test('where no core can be had the small encoder delivers, repeats included', LIMITS, () =>
+  visit(browser, { gateway: { without: ['tideline.wasm', 'tideline-core.js'] } }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => tideline('Signup', { props: { plan: 'größer' } }));
+    await settles(() => gateway.names(), ['/', 'Signup']);
+    await page.evaluate(() => history.pushState({}, '', '/two'));
+    await settles(() => gateway.names(), ['/', 'Signup', '/two'], 1_000);
+    assert.ok(gateway.transmissions.every(({ via }) => via === 'post'));
+  }));
+
+test('where no socket gets through requests deliver', LIMITS, () =>
+  visit(browser, { gateway: { refuses: true } }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    await page.evaluate(() => tideline('Signup'));
+    await settles(() => gateway.names(), ['/', 'Signup']);
+  }));
+
+test('a page that breaks what the agent stands on does not hear of it', LIMITS, () => {
+  const init = () => {
+    window.WebSocket = function () {
+      throw new Error('no sockets');
+    };
+  };
+  return visit(browser, { init }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => {
+      tideline();
+      tideline({}, { props: { bad: { toString: null } } });
+      tideline('Fine', null);
+    });
+    await settles(() => gateway.names().includes('Fine'), true);
+  });
+});
+
+test('bytes on the wire per event, printed', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    for (let number = 0; number < 20; number++) {
+      await page.evaluate((n) => tideline('Add to cart', { props: { product: `blanket ${n % 4}` } }), number);
+    }
+    await until(() => gateway.names().length === 21);
+    const bytes = gateway.transmissions.reduce((sum, transmission) => sum + transmission.bytes.length, 0);
+    console.log(`# ${gateway.names().length} events in ${gateway.transmissions.length} batches of ${bytes} bytes:` +
+      ` ${(bytes / gateway.names().length).toFixed(1)} bytes an event`);
+  }));
