@@ -1,0 +1,10 @@
+//! What a user, an operator or an attacker sees of the real processes: `tideline up` with its own ports and data folder for
+//! every test, agents over the real protocol, answers from the Stats API.
+
+mod bad_input;
+mod instance;
+mod page;
+mod proxies;
+mod start;
+mod survival;
+mod visits;
