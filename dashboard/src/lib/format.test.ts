@@ -29,10 +29,13 @@ describe('figures', () => {
   });
 
   it('change against something only', () => {
-    expect(changeOf(150, 100)).toBe(50);
-    expect(changeOf(50, 100)).toBe(-50);
-    expect(changeOf(50, 0)).toBeNull();
-    expect(changeOf(null, 10)).toBeNull();
+    expect(changeOf('visitors', 150, 100)).toBe(50);
+    expect(changeOf('visitors', 50, 100)).toBe(-50);
+    expect(changeOf('visitors', 50, 0)).toBeNull();
+    expect(changeOf('bounce_rate', null, 10)).toBeNull();
+    expect(changeOf('bounce_rate', 48, 41)).toBe(7);
+    expect(changeOf('bounce_rate', 48, 0)).toBe(48);
+    expect(formatChange(-7, true)).toBe('7 pts');
     expect(formatChange(-12.4)).toBe('12%');
     expect(formatChange(123_456)).toBe('123K%');
   });

@@ -46,9 +46,10 @@ export function formatDuration(seconds: number | null): string {
   return minutes > 0 ? `${minutes}m ${rest}s` : `${rest}s`;
 }
 
-/** "12%", without sign: an arrow and a colour show the direction. */
-export function formatChange(percent: number): string {
-  const size = Math.abs(percent);
+/** "12%", or "3 pts" of a share; without sign: an arrow and a colour show the direction. */
+export function formatChange(change: number, share = false): string {
+  const size = Math.abs(change);
+  if (share) return `${Math.round(size)} pts`;
   return size >= 1000 ? `${compact.format(size)}%` : `${Math.round(size)}%`;
 }
 

@@ -18,6 +18,8 @@ interface Presentation {
   /** A sum over nothing is zero, a ratio of nothing is nothing. */
   empty: Figure;
   lowerIsBetter?: true;
+  /** A share changes by percentage points: percent of a percentage mislead. */
+  share?: true;
 }
 
 export const METRICS: Record<Metric, Presentation> = {
@@ -26,7 +28,7 @@ export const METRICS: Record<Metric, Presentation> = {
   pageviews: { label: 'Pageviews', short: 'Views', format: formatCount, empty: 0 },
   events: { label: 'Events', short: 'Events', format: formatCount, empty: 0 },
   views_per_visit: { label: 'Views per visit', short: 'Views/visit', format: formatRatio, empty: null },
-  bounce_rate: { label: 'Bounce rate', short: 'Bounce', format: formatPercent, empty: null, lowerIsBetter: true },
+  bounce_rate: { label: 'Bounce rate', short: 'Bounce', format: formatPercent, empty: null, lowerIsBetter: true, share: true },
   visit_duration: { label: 'Visit duration', short: 'Duration', format: formatDuration, empty: null },
 };
 
@@ -39,8 +41,9 @@ export function metricIntoUrl(metric: HeadlineMetric, parameters: URLSearchParam
   if (metric !== 'visitors') parameters.set('metric', metric);
 }
 
-/** Relative change in percent; `null` if there is nothing to compare with. */
-export function changeOf(current: Figure, previous: Figure): number | null {
-  if (current === null || previous === null || previous === 0) return null;
-  return ((current - previous) / previous) * 100;
+/** In percent of the previous figure, a share's in percentage points; `null` if there is nothing to compare with. */
+export function changeOf(metric: Metric, current: Figure, previous: Figure): number | null {
+  if (current === null || previous === null) return null;
+  if (METRICS[metric].share === true) return current - previous;
+  return previous === 0 ? null : ((current - previous) / previous) * 100;
 }
