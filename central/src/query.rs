@@ -1,32 +1,81 @@
-//! Answers reports.
-use crate::store::{Store, StoreError};
-/// A site.
+//! Answers reports in the shape of Plausible's Stats API v2.
+//!
+//! The way of a question: `parse` makes a [`question::Question`] of the body, strictly; `period` finds the instants and
+//! time buckets it is about, in the site's timezone; `plan` decides which tables answer, or that none does; `sql` writes
+//! one statement; `response` gives its rows their shape.
+
+mod parse;
+mod period;
+mod plan;
+mod question;
+mod response;
+mod sql;
+
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::Value;
+
+use crate::store::{Store, StoreError, number};
+
+use period::Period;
+use plan::Plan;
+use question::{Dates, Named};
+
+/// ClickHouse's code for a regular expression that it cannot compile.
+const CANNOT_COMPILE_REGEXP: u32 = 427;
+
+/// The site that a question is about, as control data knows it.
+#[derive(Debug, Clone)]
 pub struct SiteRef {
-    /// Its name.
+    /// Its name; the question's `site_id`.
     pub name: String,
-    /// IANA.
+    /// IANA name of the timezone that its days are counted in.
     pub timezone: String,
 }
-/// Why not.
+
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
-    /// The question is wrong.
+    /// The question is wrong; the message says what would be right.
     #[error("{0}")]
     Invalid(String),
-    /// Raw events are needed.
+    /// The question is right but needs raw events.
     #[error("{0}")]
     NeedsRaw(String),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
-/// The answer.
-pub async fn answer(
-    store: &Store,
-    _site: &SiteRef,
-    _body: &serde_json::Value,
-    _now: jiff::Timestamp,
-) -> Result<serde_json::Value, QueryError> {
-    let _ = store;
-    Err(QueryError::Invalid("not yet".to_owned()))
+
+/// Answers the body of `POST /api/v2/query` for a site, as of `now`.
+pub async fn answer(store: &Store, site: &SiteRef, body: &Value, now: Timestamp) -> Result<Value, QueryError> {
+    let question = parse::question(body, &site.name)?;
+    let timezone = TimeZone::get(&site.timezone).map_err(|_| {
+        QueryError::Invalid(format!("the site's timezone {:?} is not an IANA timezone such as \"UTC\"", site.timezone))
+    })?;
+    let first_event_minute = match question.dates {
+        Dates::Named(Named::All) => store.first_event_minute(&site.name).await?,
+        _ => None,
+    };
+    let period = Period::resolve(&question.dates, timezone, now, first_event_minute)?;
+    let plan = Plan::of(question, period)?;
+    let rows = store.rows(sql::results(&site.name, &plan)).await.map_err(regex_or_store)?;
+    let total_rows = match plan.question.include.total_rows {
+        true => Some(total(&store.rows(sql::total(&site.name, &plan)).await?)?),
+        false => None,
+    };
+    Ok(response::build(&site.name, &plan, rows, total_rows))
+}
+
+fn total(rows: &[Vec<Value>]) -> Result<u64, StoreError> {
+    rows.first().map_or(Ok(0), |row| number(row, 0))
+}
+
+/// Only the engine can tell whether a pattern is one: that error is the asker's.
+fn regex_or_store(error: StoreError) -> QueryError {
+    match error {
+        StoreError::Engine { code: CANNOT_COMPILE_REGEXP, .. } => {
+            QueryError::Invalid("a pattern of `matches` is not a regular expression; the syntax is RE2's".to_owned())
+        }
+        error => QueryError::Store(error),
+    }
 }

@@ -105,12 +105,28 @@ pub struct LedgerSum {
     pub duplicates: u64,
 }
 
-/// A handle on the tables; clones share the engine. The engine's threads end with [`Store::close`] or the last handle.
+/// A handle on the tables; clones share the engine. [`Store::close`] ends its threads; so does the last handle, which
+/// then waits for them: an engine still at work when the process exits would crash it.
 #[derive(Clone)]
 pub struct Store {
+    // Dropped in this order: without senders the threads end.
     writer: mpsc::Sender<Command>,
     reader: mpsc::Sender<reader::Question>,
-    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    threads: Arc<Threads>,
+}
+
+struct Threads(Mutex<Vec<JoinHandle<()>>>);
+
+impl Threads {
+    fn take(&self) -> Vec<JoinHandle<()>> {
+        self.0.lock().map(|mut threads| threads.drain(..).collect()).unwrap_or_default()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.take().into_iter().for_each(|thread| drop(thread.join()));
+    }
 }
 
 impl Store {
@@ -124,7 +140,7 @@ impl Store {
         let connections = outcome.await.map_err(|_| StoreError::Closed)??;
         let mut threads = vec![thread];
         threads.extend(reader::spawn(connections, questions)?);
-        Ok(Self { writer, reader, threads: Arc::new(Mutex::new(threads)) })
+        Ok(Self { writer, reader, threads: Arc::new(Threads(Mutex::new(threads))) })
     }
 
     /// What was accepted of a shard. What central goes on from after a restart.
@@ -185,10 +201,7 @@ impl Store {
 
     /// Finishes what is under way, closes the engine and lets the folder go. Calls after it answer [`StoreError::Closed`].
     pub async fn close(&self) {
-        let stopped: Vec<_> = match self.threads.lock() {
-            Ok(mut threads) => threads.drain(..).collect(),
-            Err(_) => return,
-        };
+        let stopped = self.threads.take();
         let _ = self.writer.send(Command::Stop).await;
         for _ in 1..stopped.len() {
             let (answer, _) = oneshot::channel();
