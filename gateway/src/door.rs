@@ -78,13 +78,13 @@ impl Door {
     /// Who sent a request.
     pub fn client(&self, request: &Request) -> Client {
         let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-        let header = |name| request.headers().get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-        let user_agent = header(header::USER_AGENT).unwrap_or_default().to_owned();
+        let header = |name| request.headers().get(name).map(|value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let user_agent = header(header::USER_AGENT).unwrap_or_default();
         Client {
             address: client_address(peer, &self.trusted_proxies, self.forwarded_header, request.headers()),
             device: self.ingest.agents.look_up(&user_agent),
             user_agent,
-            origin: header(header::ORIGIN).map(str::to_owned),
+            origin: header(header::ORIGIN),
         }
     }
 

@@ -158,16 +158,13 @@ fn recorded(event: &ValidEvent<'_>) -> RecordedEvent {
 }
 
 fn refused_record(site: &Site, head: &BatchHead, reason: Reason, arrived_ms: u64) -> Record {
-    let given_up = head.given_up.iter().map(|it| Dropped { reason: it.reason.unsigned_abs(), events: it.events, batches: it.batches, given_up: true });
-    let mut dropped: Vec<_> = given_up.collect();
-    dropped.push(Dropped { reason: reason as u32, events: head.events, ..Default::default() });
     Record {
         site: site.name.clone(),
         sid: head.sid.clone(),
         seq: head.seq,
         class: u32::from(head.class == proto::agent::Class::Long as i32),
         arrived_ms,
-        dropped,
+        dropped: head.dropped(reason),
         ..Default::default()
     }
 }
