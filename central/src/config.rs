@@ -110,8 +110,6 @@ mod tests {
     #[test]
     fn an_unknown_key_is_an_error() {
         assert!(serde_json::from_str::<Config>(r#"{"uplink_token_file":"/t","lisen":"127.0.0.1:1"}"#).is_err());
-        assert!(
-            serde_json::from_str::<Config>(r#"{"uplink_token_file":"/t","clickhouse":{"memory":1}}"#).is_err()
-        );
+        assert!(serde_json::from_str::<Config>(r#"{"uplink_token_file":"/t","clickhouse":{"memory":1}}"#).is_err());
     }
 }

@@ -1,9 +1,12 @@
 //! What central tells about itself.
 
-use std::sync::atomic::AtomicU64;
+use std::{
+    fmt::{self, Write as _},
+    sync::atomic::AtomicU64,
+};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
@@ -43,13 +46,27 @@ pub struct FlushLabels {
 }
 
 /// What becomes of a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(missing_docs, reason = "each is the metric's label")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FlushResult {
+    /// In the store, for the first time.
     Accepted,
+    /// Accepted before; acknowledged again.
     Repeated,
+    /// Not one, or not the one that is due.
     Refused,
+    /// The store could not take it.
     Failed,
+}
+
+impl EncodeLabelValue for FlushResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Accepted => "accepted",
+            Self::Repeated => "repeated",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        })
+    }
 }
 
 /// Label of [`Metrics::uplink_streams`].
@@ -60,11 +77,21 @@ pub struct PeerLabels {
 }
 
 /// Who is at the other end of an uplink stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(missing_docs, reason = "each is the metric's label")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
+    /// Sends flushes.
     Aggregator,
+    /// Is told sites and salts.
     Gateway,
+}
+
+impl EncodeLabelValue for Peer {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Aggregator => "aggregator",
+            Self::Gateway => "gateway",
+        })
+    }
 }
 
 /// Labels of [`Metrics::http_requests`].

@@ -22,7 +22,9 @@ const FILE_SECRET_CHARACTERS_MIN: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFileError {
     /// It is missing or not readable.
-    #[error("{field} {path}: {source}; write a random secret of at least {FILE_SECRET_CHARACTERS_MIN} characters into it")]
+    #[error(
+        "{field} {path}: {source}; write a random secret of at least {FILE_SECRET_CHARACTERS_MIN} characters into it"
+    )]
     Read {
         /// The setting that names it.
         field: &'static str,
@@ -32,7 +34,9 @@ pub enum SecretFileError {
         source: io::Error,
     },
     /// It holds too little.
-    #[error("{field} {path} holds fewer than {FILE_SECRET_CHARACTERS_MIN} characters; write a longer random secret into it")]
+    #[error(
+        "{field} {path} holds fewer than {FILE_SECRET_CHARACTERS_MIN} characters; write a longer random secret into it"
+    )]
     Short {
         /// The setting that names it.
         field: &'static str,
@@ -72,8 +76,11 @@ impl SecretHash {
 
     /// Of the secret in a file, trimmed. `field` is the setting that names the file.
     pub fn of_file(field: &'static str, path: &Path) -> Result<Self, SecretFileError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| SecretFileError::Read { field, path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| SecretFileError::Read {
+            field,
+            path: path.to_owned(),
+            source,
+        })?;
         let secret = text.trim();
         if secret.chars().count() < FILE_SECRET_CHARACTERS_MIN {
             return Err(SecretFileError::Short { field, path: path.to_owned() });

@@ -87,10 +87,9 @@ impl Central {
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(std::time::Duration::from_secs(10)))
             .add_service(service)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                async move { stop.cancelled().await },
-            )
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+                stop.cancelled().await
+            })
             .await
     }
 }
@@ -104,10 +103,7 @@ struct Receiver {
 impl Uplink for Receiver {
     type ForwardStream = Pin<Box<dyn Stream<Item = Result<CentralFrame, Status>> + Send>>;
 
-    async fn forward(
-        &self,
-        request: Request<Streaming<RegionFrame>>,
-    ) -> Result<Response<Self::ForwardStream>, Status> {
+    async fn forward(&self, request: Request<Streaming<RegionFrame>>) -> Result<Response<Self::ForwardStream>, Status> {
         if !authorized(&self.central.token, request.metadata()) {
             self.central.metrics.uplink_unauthorized.inc();
             return Err(Status::unauthenticated(
@@ -219,11 +215,11 @@ fn check_region(region: &str) -> Result<(), Ended> {
     Err(refused(format!("region {region:?} must be 1 to {REGION_BYTES_MAX} of the characters a-z A-Z 0-9 - _ .")))
 }
 
-/// Gateways are known by the UUID of their log folder.
+/// Gateways are known by the UUID of their log folder, in its one usual spelling: it is a key.
 fn check_gateway(id: &str) -> Result<(), Ended> {
     match uuid::Uuid::try_parse(id) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(refused(format!("gateway {id:?} must be a UUID"))),
+        Ok(uuid) if uuid.to_string() == id => Ok(()),
+        _ => Err(refused(format!("gateway {id:?} must be a UUID in lowercase with hyphens"))),
     }
 }
 

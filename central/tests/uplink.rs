@@ -1,5 +1,7 @@
 //! The uplink over real sockets, into the real engine.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 #[path = "running/central.rs"]
 mod running;
 

@@ -98,7 +98,10 @@ pub async fn create_link(
     KeyHolder(principal): KeyHolder,
 ) -> Result<Json<Value>, Problem> {
     if !principal.sees_all() {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "a key of one site cannot sign anyone in; use a key of all sites"));
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a key of one site cannot sign anyone in; use a key of all sites",
+        ));
     }
     let (token, expires) = dashboard.control.create_link(&principal.name, Timestamp::now()).await?;
     let url = format!("{}/sign-in?token={}", dashboard.public_url, token.reveal());

@@ -13,20 +13,17 @@ use super::Problem;
 #[folder = "../dashboard/dist"]
 struct Files;
 
-const PAGE: &str = "index.html";
-
-/// Whatever is no route: a file, or for a path that is a page the dashboard itself, which reads the path.
+/// Whatever is no route. `/` is the page itself: it keeps what it shows in the query, never in the path.
 pub async fn file(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if method != Method::GET && method != Method::HEAD {
         return Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET alone").into_response();
     }
-    let path = uri.path().trim_start_matches('/');
-    if let Some(file) = Files::get(path) {
-        return answer(path, file, &headers);
-    }
-    let is_page = !path.rsplit('/').next().unwrap_or_default().contains('.');
-    match Files::get(PAGE).filter(|_| is_page) {
-        Some(file) => answer(PAGE, file, &headers),
+    let path = match uri.path().trim_start_matches('/') {
+        "" => "index.html",
+        path => path,
+    };
+    match Files::get(path) {
+        Some(file) => answer(path, file, &headers),
         None => Problem::new(StatusCode::NOT_FOUND, "there is no such file").into_response(),
     }
 }

@@ -12,10 +12,7 @@ use super::{Dashboard, Problem, access::Caller, json::JsonBody};
 use crate::{control::sites::Site, live::minute_text};
 
 /// `GET /api/v2/sites`
-pub async fn list(
-    State(dashboard): State<Arc<Dashboard>>,
-    Caller(principal): Caller,
-) -> Result<Json<Value>, Problem> {
+pub async fn list(State(dashboard): State<Arc<Dashboard>>, Caller(principal): Caller) -> Result<Json<Value>, Problem> {
     let published = dashboard.control.published().borrow().clone();
     let mut sites = Vec::new();
     for site in published.sites.values().filter(|site| principal.may_see(&site.name)) {
@@ -45,7 +42,10 @@ pub async fn put(
     JsonBody(new): JsonBody<NewSite>,
 ) -> Result<Json<Value>, Problem> {
     if !principal.sees_all() {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "a key of one site cannot change sites; use a key of all sites"));
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a key of one site cannot change sites; use a key of all sites",
+        ));
     }
     let site = Site::try_new(&new.site_id, &new.origins, &new.timezone)
         .map_err(|error| Problem::invalid(error.to_string()))?;

@@ -191,8 +191,9 @@ pub fn totals(site: &str, minute: u32, pageviews: u64) -> RollupRow {
 pub fn flush(epoch: u64, term: u64, n: u64, rows: Vec<RollupRow>) -> Vec<FlushChunk> {
     let count = rows.len() as u64;
     let (first, second) = rows.split_at(rows.len() / 2);
-    let parts: Vec<Vec<u8>> =
-        [first, second].map(|rollups| FlushRows { rollups: rollups.to_vec(), ..FlushRows::default() }.encode_to_vec()).into();
+    let parts: Vec<Vec<u8>> = [first, second]
+        .map(|rollups| FlushRows { rollups: rollups.to_vec(), ..FlushRows::default() }.encode_to_vec())
+        .into();
     let id = FlushId { region: "local".to_owned(), shard: 0, epoch, n };
     let end = FlushEnd {
         chunks: 2,
