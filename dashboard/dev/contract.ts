@@ -192,11 +192,11 @@ function figure(metric: string, visits: number, salt: string): number | null {
     case 'events':
       return Math.round(visits * 0.9);
     case 'bounce_rate':
-      return whole === 0 ? null : Math.round(38 + 18 * noise(salt + whole));
+      return whole === 0 ? 0 : Math.round(38 + 18 * noise(salt + whole));
     case 'views_per_visit':
-      return whole === 0 ? null : Math.round((2.3 + noise(salt + whole)) * 100) / 100;
+      return whole === 0 ? 0 : Math.round((2.3 + noise(salt + whole)) * 100) / 100;
     case 'visit_duration':
-      return whole === 0 ? null : Math.round(95 + 90 * noise(salt + whole));
+      return whole === 0 ? 0 : Math.round(95 + 90 * noise(salt + whole));
     default:
       throw new Error(`no metric is named ${metric}`);
   }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { countryName, formatBucket, formatChange, formatCount, formatDuration, formatMinute, formatPercent, formatShare, formatTick, NO_FIGURE } from './format';
-import { changeOf } from './metrics';
+import { changeOf, headlineFigure } from './metrics';
 
 // The page speaks the reader's language; these are run in English (see the script `test`).
 
@@ -26,6 +26,13 @@ describe('figures', () => {
     expect(formatDuration(59.6)).toBe('1m 0s');
     expect(formatDuration(147)).toBe('2m 27s');
     expect(formatDuration(7_260)).toBe('2h 1m');
+  });
+
+  it('of no visits are none if they are ratios', () => {
+    expect(headlineFigure([0, 0, 0, 0, 0, 0], 'bounce_rate')).toBeNull();
+    expect(headlineFigure([0, 0, 0, 0, 0, 0], 'visitors')).toBe(0);
+    expect(headlineFigure([9, 10, 20, 2, 0, 30], 'bounce_rate')).toBe(0);
+    expect(headlineFigure(undefined, 'pageviews')).toBe(0);
   });
 
   it('change against something only', () => {

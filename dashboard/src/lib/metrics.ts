@@ -41,6 +41,13 @@ export function metricIntoUrl(metric: HeadlineMetric, parameters: URLSearchParam
   if (metric !== 'visitors') parameters.set('metric', metric);
 }
 
+/** One figure of a row of all headline metrics. A ratio over no visits is none, even where the answer says 0. */
+export function headlineFigure(row: readonly Figure[] | undefined, metric: HeadlineMetric): Figure {
+  const { empty } = METRICS[metric];
+  const visits = row?.[HEADLINE_METRICS.indexOf('visits')] ?? 0;
+  return empty === null && visits === 0 ? null : (row?.[HEADLINE_METRICS.indexOf(metric)] ?? empty);
+}
+
 /** In percent of the previous figure, a share's in percentage points; `null` if there is nothing to compare with. */
 export function changeOf(metric: Metric, current: Figure, previous: Figure): number | null {
   if (current === null || previous === null) return null;
