@@ -73,10 +73,10 @@ local function wrong(batches, visits, counters, uniques)
     if not short(visits[i + 2]) or not short(visits[i + 8]) then return 'visit id and dimensions' end
   end
   for i = 1, #counters, 2 do
-    if type(counters[i]) ~= 'string' or not whole(counters[i + 1]) then return 'counters' end
+    if not short(counters[i]) or not whole(counters[i + 1]) then return 'counters' end
   end
   for _, member in ipairs(uniques) do
-    if type(member) ~= 'string' then return 'uniques' end
+    if not short(member) then return 'uniques' end
   end
 end
 

@@ -47,6 +47,13 @@ impl RedisProcess {
         self.answers().await;
     }
 
+    /// Kills the process and empties its folder: what a lost disk leaves behind.
+    pub async fn lose_everything(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.folder.path().join("appendonlydir")).expect("the log was there");
+        self.restart().await;
+    }
+
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("unix://{}/redis.sock", self.folder.path().display())

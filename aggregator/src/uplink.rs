@@ -1,0 +1,175 @@
+//! The stream to central: one a leadership. Whatever goes wrong on it ends it, and the next one starts with a hello.
+
+use std::time::Duration;
+
+use proto::uplink::central_frame::Frame as FromCentral;
+use proto::uplink::region_frame::Frame as FromRegion;
+use proto::uplink::uplink_client::UplinkClient;
+use proto::uplink::{AggregatorHello, CentralFrame, Durable, FlushAck, FlushChunk, FlushId, Leadership, RegionFrame};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+/// Frames on their way to central: two chunks and something small. When full, the flush waits, and live figures are
+/// skipped.
+const OUTGOING_FRAMES_MAX: usize = 4;
+/// Central answers a hello from memory and one small write.
+const HELLO_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Central inserts and fsyncs a flush before it answers: a second for a large one. After this it is as good as gone.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// A central that vanished without a word is noticed after twice this time.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Where central is, and what to show to it.
+#[derive(Clone)]
+pub struct Central {
+    endpoint: Endpoint,
+    authorization: MetadataValue<Ascii>,
+}
+
+/// Why a stream ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    #[error("central {0} cannot be reached: {1}")]
+    Unreachable(String, tonic::transport::Error),
+    #[error("central refused the uplink token ({0}): `uplink_token_file` must hold what central's file holds")]
+    Token(String),
+    #[error("the stream to central broke: {0}")]
+    Broken(#[from] Box<Status>),
+    #[error("central closed the stream")]
+    Closed,
+    #[error("central did not answer a {0} in time")]
+    Silent(&'static str),
+    #[error("central answered {0} to a {1}: are both of the same version?")]
+    Unexpected(String, &'static str),
+    #[error("central refused: {0}")]
+    Refused(String),
+}
+
+/// An open stream whose hello was answered.
+pub struct Uplink {
+    outgoing: mpsc::Sender<RegionFrame>,
+    incoming: Streaming<CentralFrame>,
+}
+
+impl Central {
+    /// `url` as `http://host:port`; `token` without spaces around it. What is wrong is said in a sentence.
+    pub fn try_new(url: &str, token: &str) -> Result<Self, String> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|error| format!("`uplink` is {url:?}: it must be http://host:port ({error})"))?
+            .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let authorization = format!("Bearer {token}").parse();
+        let authorization =
+            authorization.map_err(|_| "the uplink token has characters other than visible ASCII".to_owned())?;
+        Ok(Self { endpoint, authorization })
+    }
+
+    /// Opens a stream and becomes the leader of the shard: every older leader loses.
+    pub async fn lead(&self, region: &str, shard: u32) -> Result<(Uplink, Leadership), UplinkError> {
+        let unreachable = |error| UplinkError::Unreachable(self.endpoint.uri().to_string(), error);
+        let channel = self.endpoint.connect().await.map_err(unreachable)?;
+        let hello = self.say_hello(channel, AggregatorHello { region: region.to_owned(), shard });
+        timeout(HELLO_ANSWER_MAX, hello).await.map_err(|_| UplinkError::Silent("hello"))?
+    }
+
+    async fn say_hello(&self, channel: Channel, hello: AggregatorHello) -> Result<(Uplink, Leadership), UplinkError> {
+        let (outgoing, frames) = mpsc::channel(OUTGOING_FRAMES_MAX);
+        // Before the call: central may wait for the first frame before it answers the call at all.
+        let first = RegionFrame { frame: Some(FromRegion::Aggregator(hello)) };
+        outgoing.try_send(first).map_err(|_| UplinkError::Closed)?;
+        let mut request = Request::new(ReceiverStream::new(frames));
+        request.metadata_mut().insert("authorization", self.authorization.clone());
+        let incoming = UplinkClient::new(channel).forward(request).await.map_err(UplinkError::from)?.into_inner();
+        let mut uplink = Uplink { outgoing, incoming };
+        match uplink.next().await? {
+            FromCentral::Leadership(leadership) => Ok((uplink, leadership)),
+            other => Err(unexpected(&other, "hello")),
+        }
+    }
+}
+
+impl Uplink {
+    /// A sender for frames that nobody answers.
+    pub fn outgoing(&self) -> mpsc::Sender<RegionFrame> {
+        self.outgoing.clone()
+    }
+
+    /// While nothing was asked central says nothing: returns when the stream ends, with why.
+    pub async fn ended(&mut self) -> UplinkError {
+        match self.next().await {
+            Ok(frame) => unexpected(&frame, "silence"),
+            Err(error) => error,
+        }
+    }
+
+    /// Tells what is durable in Redis, and waits until central will not forget it.
+    pub async fn tell_durable(&mut self, durable: Durable) -> Result<(), UplinkError> {
+        let open_flush = durable.open_flush;
+        self.send(FromRegion::Durable(durable)).await?;
+        match self.answer("durable position").await? {
+            FromCentral::DurableAck(ack) if ack.open_flush >= open_flush => Ok(()),
+            other => Err(unexpected(&other, "durable position")),
+        }
+    }
+
+    /// Sends a part of a flush.
+    pub async fn send_chunk(&mut self, chunk: FlushChunk) -> Result<(), UplinkError> {
+        self.send(FromRegion::Flush(chunk)).await
+    }
+
+    /// Waits until central has accepted a flush whose last chunk was sent.
+    pub async fn accepted(&mut self, flush: &FlushId) -> Result<(), UplinkError> {
+        match self.answer("flush").await? {
+            FromCentral::FlushAck(FlushAck { id: Some(id) }) if id == *flush => Ok(()),
+            other => Err(unexpected(&other, "flush")),
+        }
+    }
+
+    async fn send(&mut self, frame: FromRegion) -> Result<(), UplinkError> {
+        let sent = timeout(ANSWER_MAX, self.outgoing.send(RegionFrame { frame: Some(frame) })).await;
+        match sent {
+            Ok(Ok(())) => Ok(()),
+            // Central ended the stream in the middle; it may have said why.
+            Ok(Err(_)) => Err(timeout(ANSWER_MAX, self.ended()).await.unwrap_or(UplinkError::Closed)),
+            Err(_) => Err(UplinkError::Silent("frame")),
+        }
+    }
+
+    async fn answer(&mut self, asked: &'static str) -> Result<FromCentral, UplinkError> {
+        timeout(ANSWER_MAX, self.next()).await.map_err(|_| UplinkError::Silent(asked))?
+    }
+
+    async fn next(&mut self) -> Result<FromCentral, UplinkError> {
+        match self.incoming.message().await?.ok_or(UplinkError::Closed)?.frame {
+            Some(FromCentral::Refusal(refusal)) => Err(UplinkError::Refused(refusal.message)),
+            Some(frame) => Ok(frame),
+            None => Err(UplinkError::Unexpected("a frame of unknown kind".into(), "hello, a flush or silence")),
+        }
+    }
+}
+
+impl From<Status> for UplinkError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied => Self::Token(status.message().to_owned()),
+            _ => Self::Broken(Box::new(status)),
+        }
+    }
+}
+
+fn unexpected(frame: &FromCentral, asked: &'static str) -> UplinkError {
+    let kind = match frame {
+        FromCentral::Leadership(_) => "a leadership".to_owned(),
+        FromCentral::Configuration(_) => "a gateway's configuration".to_owned(),
+        FromCentral::FlushAck(ack) => format!("an acknowledgement of {:?}", ack.id),
+        FromCentral::DurableAck(ack) => format!("an acknowledgement of open flush {}", ack.open_flush),
+        FromCentral::Refusal(refusal) => refusal.message.clone(),
+    };
+    UplinkError::Unexpected(kind, asked)
+}
