@@ -1,4 +1,5 @@
 //! The store over the real engine: what it keeps, whatever dies. A process has one store open at a time.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,5 @@
 //! Against the real engine, in one test: a process has one at a time.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use proto::uplink::{FlushId, FlushRows, GatewayPosition, Kind, LedgerRow, RollupRow, UniqueRow, VisitRow};
 
