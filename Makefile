@@ -27,7 +27,7 @@ build: parts libchdb
 
 test: test-machine parts libchdb
 	$(say) 'tideline: build for the tests'
-	@cargo build --workspace --locked
+	@cargo build --workspace --all-targets --locked
 	@scripts/test.sh
 
 check: parts

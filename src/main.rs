@@ -69,7 +69,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }),
         Command::Loadtest(args) => block_on(tokio::runtime::Builder::new_multi_thread(), async {
             let report = loadtest::run(args).await?;
-            Ok(if report.audit.difference == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }),
     }
 }

@@ -82,4 +82,6 @@ fn unknown_variable(names: impl Iterator<Item = String>) -> Option<String> {
 }
 
 #[cfg(test)]
+mod edge_config;
+#[cfg(test)]
 mod tests;

@@ -111,8 +111,7 @@ async fn serve(
     roles: &mut Roles<'_>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let central_listen = roles.start(choices, redis).await?;
-    drop(gateway);
+    let central_listen = roles.start(choices, redis, gateway).await?;
     let key = std::fs::read_to_string(roles.folder.api_key_file()).context("cannot read the API key")?;
     let central = Central::try_new(port::url(central_listen), key.trim().to_owned())?;
     make_sites(&central, &args.sites).await?;
@@ -151,7 +150,12 @@ impl<'a> Roles<'a> {
 
     /// Starts one after the other, each when the one before is ready, and says where central serves. A configuration
     /// is written twice: with any port before the first start, with the port it got for every later one.
-    async fn start(&mut self, choices: &Choices, redis: RedisServer) -> anyhow::Result<SocketAddr> {
+    async fn start(
+        &mut self,
+        choices: &Choices,
+        redis: RedisServer,
+        gateway_port: Reserved,
+    ) -> anyhow::Result<SocketAddr> {
         let folder = self.folder;
         let unknown = Addresses::default();
         let unwritable = || format!("cannot write into {}", folder.root().join("run").display());
@@ -170,6 +174,7 @@ impl<'a> Roles<'a> {
         configs::write_aggregator(folder, uplink, aggregator).with_context(unwritable)?;
 
         configs::write_gateway(folder, choices, uplink, unknown).with_context(unwritable)?;
+        drop(gateway_port);
         let gateway = self.keep(self.role("gateway")).await?;
         configs::write_gateway(folder, choices, uplink, gateway).with_context(unwritable)?;
         Ok(listen)
@@ -234,13 +239,14 @@ async fn open_shop(
         }
     });
     if !args.no_visitors {
-        let visitors = loadtest::VisitorsConfig {
-            gateway_url: choices.gateway_url.clone(),
-            site: DEMO_SITE.to_owned(),
-            origin: url.clone(),
-            ..loadtest::VisitorsConfig::default()
-        };
-        tokio::spawn(loadtest::simulate_visitors(visitors, stop.clone()));
+        let gateway = choices.gateway_url.clone();
+        let visitors = loadtest::VisitorsConfig::new(gateway, DEMO_SITE.to_owned(), url.clone());
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            if let Err(error) = loadtest::simulate_visitors(visitors, stop).await {
+                warn!(%error, "the simulated visitors stay away");
+            }
+        });
     }
     roles.board.change(|running| running.shop = Some(url.clone()));
     Ok(url)

@@ -31,22 +31,25 @@ pub fn check(flag: &'static str, address: SocketAddr) -> Result<(), PortError> {
     TcpListener::bind(address).map(drop).map_err(|source| explain(flag, address, source))
 }
 
-/// A port for a listener that uses SO_REUSEPORT, known and kept before the listener exists.
+/// A port that is known, and kept from others, before its listener starts.
 pub struct Reserved {
     /// With a real port, also where 0 was asked for.
     pub address: SocketAddr,
-    /// Bound but not listening: it takes no connection, and lets the later listener of this user bind beside it.
-    _socket: TcpSocket,
+    /// Holds a port that the kernel chose: bound but not listening, so that it takes no connection.
+    _socket: Option<TcpSocket>,
 }
 
 /// Reserves `address` for the gateway, whose URL central must know before the gateway runs.
 pub fn reserve(flag: &'static str, address: SocketAddr) -> Result<Reserved, PortError> {
     check(flag, address)?;
+    if address.port() != 0 {
+        // Held like the other, it could not be had while connections of an earlier run linger in the kernel.
+        return Ok(Reserved { address, _socket: None });
+    }
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseport(true)?;
         socket.bind(address)?;
-        Ok(Reserved { address: socket.local_addr()?, _socket: socket })
+        Ok(Reserved { address: socket.local_addr()?, _socket: Some(socket) })
     };
     bind().map_err(|source| explain(flag, address, source))
 }
@@ -94,16 +97,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reserved_port_is_known_and_can_still_be_listened_on() {
+    async fn a_reserved_port_is_known_and_kept_until_it_is_needed() {
         let reserved = reserve("--gateway", any()).unwrap();
-        assert_ne!(reserved.address.port(), 0);
-        assert!(TcpListener::bind(reserved.address).is_err(), "kept from others");
-        let listener = TcpSocket::new_v4().unwrap();
-        listener.set_reuseport(true).unwrap();
-        listener.bind(reserved.address).unwrap();
-        let listener = listener.listen(8).unwrap();
-        let (connected, _) = tokio::join!(tokio::net::TcpStream::connect(reserved.address), listener.accept());
-        connected.unwrap();
+        let address = reserved.address;
+        assert_ne!(address.port(), 0);
+        assert!(TcpListener::bind(address).is_err(), "kept from others");
+        assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody is kept waiting");
+        drop(reserved);
+        TcpListener::bind(address).unwrap();
     }
 
     #[test]
