@@ -141,3 +141,15 @@ async fn a_full_redis_refuses_calls_whole_and_can_still_be_emptied() {
     }
     panic!("still full after everything was settled");
 }
+
+#[tokio::test]
+async fn an_emptied_redis_lets_everyone_wait() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    assert_eq!(gateway.apply(&mut bench, &pageview(1, 7, NOON, "/")).await, Applied::Done);
+    bench.redis.lose_everything().await;
+    bench.link = bench.redis.link().await;
+    assert_eq!(bench.link.approved().await.unwrap(), None);
+    assert_eq!(gateway.apply(&mut bench, &pageview(2, 7, NOON, "/")).await, Applied::Wait);
+    assert_eq!(bench.link.position().await.unwrap().epoch, None);
+}
