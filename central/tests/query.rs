@@ -138,6 +138,11 @@ async fn pages_and_events_come_from_rollups_and_uniques() {
     assert_eq!(pages, [json!(["/", 3, 5, 5]), json!(["/pricing", 3, 4, 5])]);
     let names = site.rows(ask(json!(["event:name"]), json!([["is", "event:name", ["Signup", "Other"]]]))).await;
     assert_eq!(names, [json!(["Signup", 1, 0, 3])]);
+    // By its name a pageview is an event too.
+    let names = site.rows(ask(json!(["event:name"]), json!([]))).await;
+    assert_eq!(names, [json!(["pageview", 4, 9, 9]), json!(["Signup", 1, 0, 3])]);
+    let names = site.rows(ask(json!(["event:name"]), json!([["is_not", "event:name", ["pageview"]]]))).await;
+    assert_eq!(names, [json!(["Signup", 1, 0, 3])]);
     let filtered = site.rows(ask(json!([]), json!([["contains", "event:page", ["pri"]]]))).await;
     assert_eq!(filtered, [json!([3, 4, 5])]);
     let series = site.rows(ask(json!(["time:hour"]), json!([["is", "event:page", ["/pricing"]]]))).await;
@@ -282,7 +287,6 @@ async fn a_wrong_question_is_told_what_would_be_right() {
         (json!({"filters": [["equals", "visit:source", ["a"]]]}), "contains_not"),
         (json!({"filters": [["is", "time:day", ["2026-11-22"]]]}), "date_range"),
         (json!({"filters": ["is", "visit:source", ["Google"]]}), "[operator, dimension"),
-        (json!({"filters": [["is", "event:name", ["pageview"]]]}), "metric pageviews"),
         (json!({"order_by": [["visits", "asc"]]}), "among"),
         (json!({"order_by": [["visitors", "up"]]}), "asc"),
         (json!({"include": {"time_labels": true}}), "time dimension"),

@@ -138,9 +138,6 @@ fn matching(
              are allowed"
         ));
     }
-    if dimension == Dimension::EventName && clauses.contains(&proto::limits::PAGEVIEW) {
-        return invalid("event:name is the name of a custom event; for pageviews ask for the metric pageviews");
-    }
     let case_sensitive = match modifiers {
         None => true,
         Some(modifiers) => {

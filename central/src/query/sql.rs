@@ -1,6 +1,8 @@
 //! One statement for a plan: each part is a sub-select that yields the dimensions and the sums that metrics are made of;
 //! they are united, added up by dimension, ordered and cut to the page asked for.
 
+use proto::uplink::Kind;
+
 use super::plan::{Part, Plan, Source};
 use super::question::{Dimension, Direction, Filter, Key, Match, Metric, Operator};
 use crate::store::{Statement, table};
@@ -64,8 +66,8 @@ fn push_part(statement: &mut Statement, site: &str, plan: &Plan, part: &Part, bu
     let columns: Vec<String> = dimensions.chain(sums).collect();
     let (from, to) = (u64::from(plan.period.start_s()), u64::from(plan.period.end_s()));
     let (tables, seconds, unit) = match part.source {
-        Source::Rollups(kind) => (format!("{} FINAL WHERE kind = {}", table::ROLLUP_1M, kind as u8), "t", 60),
-        Source::Uniques(kind) => (format!("{} WHERE kind = {}", table::UNIQUES, kind as u8), "t", 15 * 60),
+        Source::Rollups(kind) => (format!("{} FINAL WHERE {}", table::ROLLUP_1M, kinds(kind, Kind::Total)), "t", 60),
+        Source::Uniques(kind) => (format!("{} WHERE {}", table::UNIQUES, kinds(kind, Kind::Page)), "t", 15 * 60),
         Source::Visits => (format!("{} FINAL WHERE 1", table::VISITS), "start_ms", 1),
     };
     statement.push(&format!("SELECT {} FROM {tables} AND site = ", columns.join(", "))).bind(site);
@@ -119,8 +121,26 @@ fn dimension(dimension: Dimension, source: Source, buckets: &str) -> String {
             };
             format!("transform(roundDown({second}, {starts}), {buckets})")
         }
-        Dimension::Page | Dimension::EventName => "toString(value)".to_owned(),
+        Dimension::Page | Dimension::EventName => event_value(source),
         Dimension::Visit(of) => format!("if({0} = '', '{1}', toString({0}))", of.column, of.empty),
+    }
+}
+
+/// The kind of row that a part reads. By the name of the event, a pageview is one too, but its rows are not among the
+/// custom events': they are the `pageviews` kind, which is the whole site's rollups, and the visitors of all pages.
+fn kinds(kind: Kind, pageviews: Kind) -> String {
+    match kind {
+        Kind::Event => format!("kind IN ({}, {})", pageviews as u8, kind as u8),
+        _ => format!("kind = {}", kind as u8),
+    }
+}
+
+fn event_value(source: Source) -> String {
+    match source {
+        Source::Rollups(Kind::Event) | Source::Uniques(Kind::Event) => {
+            format!("if(kind = {}, toString(value), '{}')", Kind::Event as u8, proto::limits::PAGEVIEW)
+        }
+        _ => "toString(value)".to_owned(),
     }
 }
 
@@ -131,6 +151,8 @@ fn gather(sum: Sum, part: &Part) -> &'static str {
     }
     match (part.source, sum) {
         (Source::Uniques(_), _) => "uniqCombined64Merge(14)(visitors)",
+        (Source::Rollups(Kind::Event), Sum::Pageviews) => "sum(if(kind = 0, pageviews, 0))",
+        (Source::Rollups(Kind::Event), Sum::Events) => "sum(if(kind = 2, events, 0))",
         (_, Sum::Pageviews | Sum::VisitPageviews) => "sum(toUInt64(pageviews))",
         (_, Sum::Events) => "sum(toUInt64(events))",
         (_, Sum::Visitors) => "uniqExact(visitor)",
@@ -198,9 +220,8 @@ fn push_filter(statement: &mut Statement, filter: &Filter, source: Source) {
 
 fn push_match(statement: &mut Statement, of: &Match, source: Source) {
     let (column, empty) = match of.dimension {
-        Dimension::Visit(dimension) => (dimension.column, Some(dimension.empty)),
-        _ if source == Source::Visits => ("''", None), // no plan reads an event's dimension from visits
-        _ => ("value", None),
+        Dimension::Visit(dimension) => (dimension.column.to_owned(), Some(dimension.empty)),
+        _ => (event_value(source), None),
     };
     statement.push(if of.negated { "NOT (" } else { "(" });
     for (index, value) in of.values.iter().enumerate() {
@@ -215,7 +236,7 @@ fn push_match(statement: &mut Statement, of: &Match, source: Source) {
             (Operator::Matches, true) => ["match(", ", ", ")"],
             (Operator::Matches, false) => ["match(", ", concat('(?i)', ", "))"],
         };
-        statement.push(before).push(column).push(between).bind(value).push(after);
+        statement.push(before).push(&column).push(between).bind(value).push(after);
     }
     statement.push(")");
 }
