@@ -19,7 +19,10 @@ if [ "$(cat dist/.sources 2>/dev/null)" != "$sources" ]; then
   echo "agent: core"
   # A plain toolchain has no targets of its own to add to.
   if ! [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown" ]; then
-    rustup target add wasm32-unknown-unknown
+    rustup target add wasm32-unknown-unknown || {
+      echo "agent: this Rust has no target wasm32-unknown-unknown and no rustup to add it: install Rust by rustup" >&2
+      exit 1
+    }
   fi
   # A stack of 16 KiB instead of 1 MiB: everything large is static. wasm2js has no saturating conversion to i64.
   CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS="-C link-arg=-zstack-size=16384 -C target-feature=-nontrapping-fptoint" \

@@ -118,6 +118,7 @@ export const startDelivery = (base, site) => {
   });
 
   const postEarly = () => {
+    clearTimeout(timer);
     early.close();
     for (const entry of early.due()) {
       post(early.envelope(entry), (answer) => {

@@ -23,6 +23,7 @@ export class Gateway {
   connections = 0;
   acknowledges = true;
   refuses = false; // connections are closed as soon as they are made
+  flushIntervalMs = 500;
   reject = null; // a Reject for everything
   fileDelay = 0; // ms before tideline.wasm is served
   without = []; // files that are not served
@@ -107,7 +108,7 @@ export class Gateway {
       if (frame.hello) {
         this.hellos.push({ connection, ...frame.hello });
         if (this.reject) say(socket, { reject: this.reject });
-        else say(socket, { welcome: { serverMs: Date.now(), region: 'test' } });
+        else say(socket, { welcome: { serverMs: Date.now(), region: 'test', config: { flushIntervalMs: this.flushIntervalMs } } });
       } else if (frame.batch) {
         const answer = this.#envelope(Envelope.encode(frame.batch).finish(), 'socket', connection);
         if (answer) say(socket, answer);

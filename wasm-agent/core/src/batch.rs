@@ -4,8 +4,8 @@
 use proto::limits::PROPS_MAX;
 use proto::wire::{Overflow, Writer, bytes_len, uint_len, varint_len, zigzag};
 
-use crate::agent::Event;
 use crate::given_up::{GivenUp, REPORT_BYTES_MAX};
+use crate::shell::Event;
 
 /// Bytes of an encoded batch, at most: a quarter of a frame, so that it leaves a slow line in good time and so that a
 /// keepalive request, which has 64 KiB for all of a page's, carries several.
@@ -21,7 +21,7 @@ pub(crate) const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX - NUMBER_BYTES_MAX;
 const LANGUAGE_BYTES_MAX: usize = 35;
 
 // One pair more than a gateway takes: it refuses the event then, and the ledger knows why.
-const REFERENCES_MAX: usize = 3 + 2 * (PROPS_MAX + 1);
+const PROP_REFERENCES_MAX: usize = 2 * (PROPS_MAX + 1);
 
 /// What does not change while the page is open; every batch says it.
 #[derive(Clone, Copy)]
@@ -151,18 +151,21 @@ impl OpenBatch {
     }
 
     fn write_event(&mut self, room: &mut [u8], event: &Event<'_>, now_ms: u64) -> Result<(), Overflow> {
-        let mut references = [0; REFERENCES_MAX];
-        let props = event.props.iter().take(PROPS_MAX + 1).flat_map(|&(key, value)| [key, value]);
+        let name = self.reference(room, event.name.as_bytes())?;
+        let url = self.reference(room, event.url.as_bytes())?;
+        let referrer = self.reference(room, event.referrer.as_bytes())?;
+        let mut references = [0; PROP_REFERENCES_MAX];
         let mut count = 0;
-        for (place, text) in references.iter_mut().zip([event.name, event.url, event.referrer].into_iter().chain(props))
-        {
-            *place = self.reference(room, text.as_bytes())?;
-            count += 1;
+        for (places, (key, value)) in references.chunks_exact_mut(2).zip(event.props) {
+            for (place, text) in places.iter_mut().zip([key, value]) {
+                *place = self.reference(room, text.as_bytes())?;
+                count += 1;
+            }
         }
-        let [name, url, referrer, props @ ..] = &references[..count] else { return Err(Overflow) };
+        let props = references.get(..count).unwrap_or_default();
 
         let delta_ms = zigzag(now_ms.wrapping_sub(self.last_event_ms).cast_signed());
-        let fields = [(1, (*name).into()), (2, delta_ms), (3, (*url).into()), (4, (*referrer).into())];
+        let fields = [(1, name.into()), (2, delta_ms), (3, url.into()), (4, referrer.into())];
         let engaged_ms = event.engaged_ms.into();
         let props_len: usize = props.iter().map(|&prop| varint_len(prop.into())).sum();
         let mut len: usize = fields.iter().map(|&(field, value)| uint_len(field, value)).sum();

@@ -163,7 +163,7 @@ mod tests {
             for _ in 0..40 {
                 connection.failed(0);
                 let waited_ms = wait_ms(&mut connection);
-                prop_assert!(waited_ms >= BACKOFF_BASE_MS && waited_ms <= BACKOFF_CAP_MS);
+                prop_assert!((BACKOFF_BASE_MS..=BACKOFF_CAP_MS).contains(&waited_ms));
                 prop_assert!(waited_ms <= 3 * last_ms, "{} after {}", waited_ms, last_ms);
                 last_ms = waited_ms;
             }

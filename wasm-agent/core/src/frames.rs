@@ -3,10 +3,10 @@
 use proto::wire::{Malformed, Overflow, Packed, Reader, Value, Writer, bytes_len, uint_len};
 
 use crate::VERSION;
-use crate::agent::BatchId;
 use crate::batch::BATCH_BYTES_MAX;
 use crate::given_up::Reason;
 use crate::regions::{REGION_BYTES_MAX, REGIONS_MAX};
+use crate::shell::BatchId;
 
 /// Longer names are no site's: a domain name has at most 253 bytes.
 pub(crate) const SITE_BYTES_MAX: usize = 253;
@@ -132,17 +132,18 @@ pub(crate) struct Ack<'f> {
     message: &'f [u8],
 }
 
-impl<'f> Ack<'f> {
+impl Ack<'_> {
     /// The numbers acknowledged, packed or not.
-    pub(crate) fn seqs(&self) -> impl Iterator<Item = u32> + use<'f> {
-        Reader::new(self.message).flatten().filter(|&(field, _)| field == 2).flat_map(|(_, value)| {
-            let (one, packed) = match value {
-                Value::Varint(seq) => (Some(seq), &[][..]),
-                Value::Bytes(payload) => (None, payload),
-                _ => (None, &[][..]),
-            };
-            one.into_iter().chain(Packed::new(packed).flatten()).map(|seq| seq as u32)
-        })
+    pub(crate) fn for_each_seq(&self, mut acknowledged: impl FnMut(u32)) {
+        for field in Reader::new(self.message) {
+            match field {
+                Ok((2, Value::Varint(seq))) => acknowledged(seq as u32),
+                Ok((2, Value::Bytes(payload))) => {
+                    Packed::new(payload).flatten().for_each(|seq| acknowledged(seq as u32))
+                }
+                _ => {}
+            }
+        }
     }
 }
 

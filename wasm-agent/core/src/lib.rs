@@ -1,10 +1,10 @@
 //! The agent's core: what happens to an event between the page and the socket, without a clock, a socket, an allocator
 //! or std, so that the same machine runs as WebAssembly in a page and by the thousand in a load test.
 //!
-//! The way of an event, file by file: [`event`](Agent::event) appends it to the open [`batch`]; the batch closes, gets its
-//! number from [`numbering`] and waits in the [`outbox`]; [`poll`](Agent::poll) transmits it as one of the [`frames`] over
-//! the [`connection`]; an answer settles it; what is never sent is [`given_up`], and the next batch says so. [`agent`]
-//! holds it all together.
+//! The way of an event, file by file: [`event`](Agent::event) appends it to the open `batch`; the batch closes, gets its
+//! number from `numbering` and waits in the `outbox`; [`poll`](Agent::poll) transmits it as one of the `frames` over
+//! the `connection`; an answer settles it; what is never sent is `given_up`, and the next batch says so. `agent`
+//! holds it all together, `shell` is what it says to the outside and hears from it.
 //!
 //! ```
 //! use agent_core::{Agent, Command, Event, FRAME_BYTES, Start};
@@ -24,7 +24,7 @@
 //! ```
 #![cfg_attr(not(test), no_std)]
 
-pub mod agent;
+mod agent;
 mod batch;
 mod connection;
 mod frames;
@@ -32,12 +32,14 @@ mod given_up;
 mod numbering;
 mod outbox;
 mod regions;
+mod shell;
 
-pub use agent::{Agent, Answer, BatchId, Command, Event, EventNumber, NotTaken, Outcome, Settled, Start, StartError};
+pub use agent::Agent;
 pub use batch::{BATCH_BYTES_MAX, STRINGS_MAX};
 pub use frames::FRAME_BYTES;
 pub use given_up::Reason;
 pub use outbox::{BATCHES_MAX, OUTBOX_BYTES};
+pub use shell::{Answer, BatchId, Command, Event, EventNumber, Message, NotTaken, Outcome, Settled, Start, StartError};
 
 /// What Hello says of the agent.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

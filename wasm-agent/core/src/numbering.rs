@@ -3,7 +3,7 @@
 use proto::limits::{SEQ_MAX, SID_AHEAD_MS, SID_ROTATES_MS};
 use proto::sid::Sid;
 
-use crate::agent::BatchId;
+use crate::shell::BatchId;
 
 /// Gives numbers, each once.
 pub(crate) struct Numbering {

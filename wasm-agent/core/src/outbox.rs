@@ -3,11 +3,11 @@
 
 use proto::wire::Malformed;
 
-use crate::agent::{BatchId, Event, EventNumber, Outcome, Settled};
 use crate::batch::{BODY_BYTES_MAX, NUMBER_BYTES_MAX, OpenBatch, Page};
 use crate::frames::{Encoded, read_batch};
 use crate::given_up::{GivenUp, REPORT_BYTES_MAX};
 use crate::regions::{Region, RegionSet};
+use crate::shell::{BatchId, Event, EventNumber, Outcome, Settled};
 
 /// Bytes of all batches together: the open one and two more of the largest kind, or about 190 pageviews of 250 bytes.
 /// With it an agent has 55 KiB; a thousand of them 54 MiB.

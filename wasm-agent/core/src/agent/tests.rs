@@ -7,6 +7,7 @@ use proto::sid::Sid;
 
 use super::*;
 use crate::batch::BATCH_BYTES_MAX;
+use crate::shell::{BatchId, Settled};
 
 const NOW_MS: u64 = 1_763_816_400_000;
 const HOUR_MS: u64 = 3_600_000;
