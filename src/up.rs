@@ -57,7 +57,7 @@ pub struct Args {
     /// Where dashboard and API are served (port 0: any free one)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
     central: SocketAddr,
-    /// The gateway's URL as pages reach it, if it is not --gateway, e.g. https://stats.example
+    /// The gateway's URL as pages reach it, if it is not --gateway, such as `https://stats.example`
     #[arg(long, value_name = "URL", value_parser = public_url)]
     public_url: Option<String>,
     /// A site that is to exist; may be repeated
