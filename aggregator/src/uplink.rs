@@ -34,11 +34,11 @@ pub struct Central {
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
     #[error("central {0} cannot be reached: {1}")]
-    Unreachable(String, tonic::transport::Error),
+    Unreachable(String, String),
     #[error("central refused the uplink token ({0}): `uplink_token_file` must hold what central's file holds")]
     Token(String),
     #[error("the stream to central broke: {0}")]
-    Broken(#[from] Box<Status>),
+    Broken(String),
     #[error("central closed the stream")]
     Closed,
     #[error("central did not answer a {0} in time")]
@@ -72,7 +72,8 @@ impl Central {
 
     /// Opens a stream and becomes the leader of the shard: every older leader loses.
     pub async fn lead(&self, region: &str, shard: u32) -> Result<(Uplink, Leadership), UplinkError> {
-        let unreachable = |error| UplinkError::Unreachable(self.endpoint.uri().to_string(), error);
+        let url = || self.endpoint.uri().to_string();
+        let unreachable = |error| UplinkError::Unreachable(url(), root_cause(&error));
         let channel = self.endpoint.connect().await.map_err(unreachable)?;
         let hello = self.say_hello(channel, AggregatorHello { region: region.to_owned(), shard });
         timeout(HELLO_ANSWER_MAX, hello).await.map_err(|_| UplinkError::Silent("hello"))?
@@ -158,8 +159,20 @@ impl From<Status> for UplinkError {
     fn from(status: Status) -> Self {
         match status.code() {
             Code::Unauthenticated | Code::PermissionDenied => Self::Token(status.message().to_owned()),
-            _ => Self::Broken(Box::new(status)),
+            _ => Self::Broken(root_cause(&status)),
         }
+    }
+}
+
+/// A transport error says "transport error" and leaves the news to its source.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    match cause.downcast_ref::<Status>() {
+        Some(status) => status.message().to_owned(),
+        None => cause.to_string(),
     }
 }
 

@@ -259,11 +259,13 @@ impl Link {
     /// What a leader compares with central before it approves.
     pub async fn position(&mut self) -> Result<Position, LinkError> {
         let shard = self.shard;
+        // By itself: a Redis that is still loading says so in one line, not in one for each command of a transaction.
+        let approved: Option<String> = redis::cmd("GET").arg(shard.key("e")).query_async(&mut self.connection).await?;
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("MGET").arg(shard.key("e")).arg(shard.key("t")).arg(shard.key("n"));
-        pipe.cmd("HKEYS").arg(shard.key("c")).cmd("HGETALL").arg(shard.key("a")).cmd("HKEYS").arg(shard.key("i"));
-        type Answer = ((Option<String>, Option<u64>, Option<u64>), Vec<u64>, Vec<(String, u64)>, Vec<String>);
-        let ((approved, term, open), cut, applied, registered): Answer = pipe.query_async(&mut self.connection).await?;
+        pipe.atomic().cmd("MGET").arg(shard.key("t")).arg(shard.key("n")).cmd("HKEYS").arg(shard.key("c"));
+        pipe.cmd("HGETALL").arg(shard.key("a")).cmd("HKEYS").arg(shard.key("i"));
+        type Answer = ((Option<u64>, Option<u64>), Vec<u64>, Vec<(String, u64)>, Vec<String>);
+        let ((term, open), cut, applied, registered): Answer = pipe.query_async(&mut self.connection).await?;
         let epoch = approved.and_then(|it| it.split_once(':')?.0.parse().ok());
         let applied = applied.into_iter().map(|(gateway, lsn)| (gateway, Lsn(lsn))).collect();
         let (term, open_flush, unsettled) = (term.unwrap_or(0), open.unwrap_or(0), cut.first().copied());
