@@ -25,7 +25,7 @@ build: parts libchdb
 	$(say) 'tideline: release build'
 	@cargo build --release --locked
 
-test: test-machine parts libchdb
+test: test-machine parts libchdb tests/browser/node_modules/.package-lock.json
 	$(say) 'tideline: build for the tests'
 	@cargo build --workspace --all-targets --locked
 	@scripts/test.sh

@@ -103,6 +103,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     info!(listen = %config.listen, uplink = %config.uplink, "central is ready");
 
     let outcome = tokio::select! {
+        biased; // the servers end by the same stop
         () = stop.cancelled() => Ok(()),
         failed = servers.ended() => Err(failed),
     };

@@ -86,7 +86,8 @@ async fn batches_that_are_refused(gateway: SocketAddr) {
     }
 
     // Final: remembered as dropped, and never to be sent again. A repeat hears the same.
-    let invalid_utf8 = with_bytes_instead(&pageviews(sid(now_ms()), 1, now_ms(), &["/utf"]), b"utf", &[0xff, 0xfe, 0xfd]);
+    let invalid_utf8 =
+        with_bytes_instead(&pageviews(sid(now_ms()), 1, now_ms(), &["/utf"]), b"utf", &[0xff, 0xfe, 0xfd]);
     for _ in 0..2 {
         let bytes = Envelope { batch: invalid_utf8.clone(), ..envelope(&Batch::default()) };
         page.send(client_frame::Frame::Batch(bytes)).await;
@@ -102,7 +103,10 @@ async fn batches_that_are_refused(gateway: SocketAddr) {
 }
 
 async fn posts_that_are_refused(gateway: SocketAddr) {
-    let too_many = Batch { events: vec![Event { name: 1, url: 2, ..Default::default() }; 10_001], ..pageviews(sid(now_ms()), 1, now_ms(), &["/many"]) };
+    let too_many = Batch {
+        events: vec![Event { name: 1, url: 2, ..Default::default() }; 10_001],
+        ..pageviews(sid(now_ms()), 1, now_ms(), &["/many"])
+    };
     let unknown_site = Envelope { site: "nobody".into(), ..envelope(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])) };
     let posts = [
         (422, Reason::TooManyEvents, envelope(&too_many).encode_to_vec()),
@@ -114,12 +118,17 @@ async fn posts_that_are_refused(gateway: SocketAddr) {
         let (found, reject) = post(gateway, ORIGIN, body).await;
         assert_eq!((found, reject.reason()), (status, reason), "{}", reject.message);
     }
-    let (status, reject) = post(gateway, "https://evil.example", envelope(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).encode_to_vec()).await;
+    let (status, reject) =
+        post(gateway, "https://evil.example", envelope(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).encode_to_vec())
+            .await;
     assert_eq!((status, reject.reason()), (403, Reason::WrongOrigin));
 }
 
 async fn post(gateway: SocketAddr, origin: &str, body: Vec<u8>) -> (u16, proto::agent::Reject) {
-    let request = reqwest::Client::new().post(format!("http://{gateway}/v1/batch")).header("origin", origin).header("user-agent", CHROME);
+    let request = reqwest::Client::new()
+        .post(format!("http://{gateway}/v1/batch"))
+        .header("origin", origin)
+        .header("user-agent", CHROME);
     let answer = request.header("content-type", "text/plain").body(body).send().await.unwrap();
     let status = answer.status().as_u16();
     match ServerFrame::decode(answer.bytes().await.unwrap()).unwrap().frame {

@@ -130,15 +130,19 @@ impl Instance {
         }
         let file = folder.path().join("gateway.toml");
         std::fs::write(&file, config.to_string()).unwrap();
-        let child = Command::new(TIDELINE).args(["gateway", "--config"]).arg(&file).stderr(Stdio::null()).spawn().unwrap();
+        let child =
+            Command::new(TIDELINE).args(["gateway", "--config"]).arg(&file).stderr(Stdio::null()).spawn().unwrap();
         let mut gateway = SecondGateway { child, address: SocketAddr::from(([0, 0, 0, 0], 0)), _folder: folder };
         let started = Instant::now();
         loop {
             assert!(started.elapsed() < START_MAX, "the second gateway did not get ready");
-            let bound = std::fs::read_to_string(&addresses).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-            if let Some(address) = bound.and_then(|bound| bound["listen"].as_str()?.parse().ok()) {
-                gateway.address = address;
-                if reqwest::get(format!("http://{address}/ready")).await.is_ok_and(|answer| answer.status().is_success()) {
+            let bound =
+                std::fs::read_to_string(&addresses).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+            if let Some(bound) = bound {
+                gateway.address = bound["listen"].as_str().unwrap().parse().unwrap();
+                // Not on `listen`: there a test may ask for a PROXY header first.
+                let ready = format!("http://{}/ready", bound["admin"].as_str().unwrap());
+                if reqwest::get(ready).await.is_ok_and(|answer| answer.status().is_success()) {
                     return gateway;
                 }
             }
@@ -225,6 +229,8 @@ pub fn run_to_end(mut command: Command, within: Duration) -> (Option<i32>, Strin
         std::thread::sleep(Duration::from_millis(50));
     }
     let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+    )
 }
-

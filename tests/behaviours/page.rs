@@ -8,13 +8,14 @@ use proto::Message as _;
 use proto::agent::{Ack, Batch, ClientFrame, Envelope, Event, Hello, Reject, ServerFrame, client_frame, server_frame};
 use proto::sid::Sid;
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::instance::{ORIGIN, SITE};
 
-pub const CHROME: &str = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36";
+pub const CHROME: &str =
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36";
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// A connection that has said Hello.

@@ -65,7 +65,13 @@ impl HaProxy {
         );
         let file = folder.path().join("haproxy.cfg");
         std::fs::write(&file, config).unwrap();
-        let child = Command::new("haproxy").arg("-db").arg("-f").arg(&file).stderr(Stdio::null()).spawn().expect("Debian's haproxy is installed");
+        let child = Command::new("haproxy")
+            .arg("-db")
+            .arg("-f")
+            .arg(&file)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Debian's haproxy is installed");
         let started = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(started.elapsed() < Duration::from_secs(20), "haproxy did not start");
@@ -76,7 +82,8 @@ impl HaProxy {
 
     /// A connection that HAProxy sees coming from this address.
     fn connect_from(&self, source: &str) -> std::net::TcpStream {
-        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
         let source: std::net::Ipv4Addr = source.parse().unwrap();
         rustix::net::bind(&socket, &std::net::SocketAddrV4::new(source, 0)).unwrap();
         rustix::net::connect(&socket, &std::net::SocketAddrV4::new([127, 0, 0, 1].into(), self.port)).unwrap();

@@ -76,12 +76,12 @@ fn a_missing_and_a_wrong_libchdb_are_told_apart() {
     let missing = folder.path().join("libchdb.so");
     refused(central(&folder.path().join("a"), &missing), &[missing.to_str().unwrap(), "make build"]);
     std::fs::write(&missing, "not a library").unwrap();
-    refused(central(&folder.path().join("b"), &missing), &[missing.to_str().unwrap(), "sha256"]);
+    refused(central(&folder.path().join("b"), &missing), &[missing.to_str().unwrap(), "SHA-256", "make build"]);
 }
 
 fn central(folder: &std::path::Path, libchdb: &std::path::Path) -> Command {
     std::fs::create_dir_all(folder).unwrap();
-    std::fs::write(folder.join("token"), "a-token").unwrap();
+    std::fs::write(folder.join("token"), "a-token-of-this-test").unwrap();
     let config = format!(
         "listen = \"127.0.0.1:0\"\nuplink = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\ndata = \"{0}/central\"\nuplink_token_file = \"{0}/token\"\n\
          gateway_url = \"http://127.0.0.1:8080\"\n[clickhouse]\nlibchdb = \"{1}\"\n",

@@ -25,7 +25,8 @@ async fn twenty_nine_minutes_later_is_the_same_visit_and_thirty_one_another_acro
 
     let query = serde_json::json!({ "site_id": SITE, "metrics": ["visits"], "date_range": "all", "dimensions": ["visit:entry_page"] });
     let answer = instance.query(query).await;
-    let mut entries: Vec<_> = answer["results"].as_array().unwrap().iter().map(|row| row["dimensions"][0].as_str().unwrap()).collect();
+    let mut entries: Vec<_> =
+        answer["results"].as_array().unwrap().iter().map(|row| row["dimensions"][0].as_str().unwrap()).collect();
     entries.sort_unstable();
     assert_eq!(entries, ["/first", "/third"]);
 }

@@ -24,7 +24,7 @@ after(async () => {
 // Seven pages, of which one out of the back/forward cache and two inside an application, and three custom events.
 const PAGES = {
   '/': 1,
-  '/collections/galley.html': 2,
+  '/collections/cabin.html': 2,
   '/products/storm-lantern.html': 1,
   '/app/': 1,
   '/app/tides': 1,
@@ -36,13 +36,13 @@ const walk = async (page) => {
   await page.goto(`${instance.shop}/`);
   await page.fill('form[data-signup] input', 'someone@example.com');
   await page.click('form[data-signup] button');
-  await page.click('text=Into the galley');
-  await page.waitForURL('**/galley.html');
+  await page.click('text=Into the cabin');
+  await page.waitForURL('**/cabin.html');
   await page.click('a[href*="storm-lantern"]');
   await page.waitForURL('**/storm-lantern.html');
   await page.click('form[data-add] button');
   await page.goBack();
-  await page.waitForURL('**/galley.html');
+  await page.waitForURL('**/cabin.html');
   assert.equal(await page.evaluate(() => performance.getEntriesByType('navigation')[0].type), 'navigate', 'the page was made anew: no bfcache');
   await page.click('a[href*="app/"]');
   await page.waitForURL('**/app/');

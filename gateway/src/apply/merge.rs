@@ -58,6 +58,9 @@ fn add_event(counters: &mut HashMap<Vec<u8>, u64>, sightings: &mut HashSet<Sight
     };
     add(Kind::Total, "", metric, 1);
     add(kind, value, metric, 1);
+    if !is_pageview {
+        add(Kind::Page, &event.path, metric, 1); // what happens on a page is counted there too
+    }
     if event.engaged_ms > 0 {
         add(Kind::Total, "", Metric::EngagedMs, u64::from(event.engaged_ms));
         add(Kind::Page, &event.path, Metric::EngagedMs, u64::from(event.engaged_ms));
