@@ -8,7 +8,8 @@ import { chromium } from 'playwright-core';
 const TARGET = process.env.CARGO_TARGET_DIR || resolve(import.meta.dirname, '../../target');
 const TIDELINE = join(TARGET, 'debug/tideline');
 const SITE = 'demo';
-// Headless Chromium calls itself so, and programs are not counted.
+// Headless Chromium calls itself so, and programs are not counted. Set for the whole browser: what a page sends while it is
+// being left would not have the name that a context emulates.
 const USER_AGENT = 'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/156.0.0.0 Safari/537.36';
 const START_MAX_MS = 90_000;
 
@@ -97,12 +98,12 @@ export class Instance {
 export const launch = () =>
   chromium.launch({
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', `--user-agent=${USER_AGENT}`],
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
   });
 
 // A person of their own: no cookies, no cache, a viewport.
-export const person = (browser, options = {}) => browser.newContext({ userAgent: USER_AGENT, viewport: { width: 1280, height: 800 }, ...options });
+export const person = (browser, options = {}) => browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
 
 // What a page sends to the gateway, in bytes: frames with their headers and masks, and bodies.
 export const weigh = (page) => {
