@@ -1,5 +1,6 @@
 // The dimensions a report is broken down by, and how their values read.
 
+import type { QueryFilter } from './filters';
 import { countryName } from './format';
 import type { Metric } from './metrics';
 
@@ -33,6 +34,8 @@ export interface Listing {
   metrics: [Metric, ...Metric[]];
   /** Rows without a value are left out: a visit without a campaign is no campaign. */
   named?: true;
+  /** Always asked with, besides the filters that were chosen. */
+  filter?: QueryFilter;
   /** What to say when there is nothing. */
   empty: string;
 }
@@ -99,7 +102,17 @@ export const PANELS: { pages: Panel; sources: Panel; countries: Panel; devices: 
   },
   events: {
     title: 'Events',
-    tabs: [alone({ dimension: 'event:name', label: 'Events', row: 'Event', metrics: ['visitors', 'events'], empty: "No custom events. Send one with tideline('Signup')." })],
+    tabs: [
+      alone({
+        dimension: 'event:name',
+        label: 'Events',
+        row: 'Event',
+        metrics: ['visitors', 'events'],
+        // By its name a pageview is an event like any other.
+        filter: ['is_not', 'event:name', ['pageview']],
+        empty: "No custom events. Send one with tideline('Signup').",
+      }),
+    ],
   },
 };
 

@@ -10,7 +10,7 @@ export interface Filter {
 }
 
 /** As the Stats API takes it. */
-export type QueryFilter = ['is', `visit:${VisitDimension}`, string[]];
+export type QueryFilter = ['is', `visit:${VisitDimension}`, string[]] | ['is_not', 'event:name', string[]];
 
 export function filtersFromUrl(parameters: URLSearchParams): Filter[] {
   return VISIT_DIMENSIONS.map((dimension) => ({ dimension, values: [...new Set(parameters.getAll(dimension))] })).filter(
