@@ -2,6 +2,7 @@
 # make test    installs what this machine lacks, and runs every test, the browser's included
 # make build   builds only (release)
 # make check   format, lints and documentation, all warnings denied
+# make bench   what an event costs the gateway, in CPU time
 #
 # The parts that the Rust code embeds come first: the browser agent (gateway), the dashboard (central), the lists of
 # user agents (gateway).
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test build check clean parts machine test-machine agent libchdb
+.PHONY: run test build check bench clean parts machine test-machine agent libchdb
 
 # Where rustup puts cargo, for shells that have not read its profile.
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -41,6 +42,9 @@ check: parts
 	@cd dashboard && npm run --silent check
 	$(say) 'scripts: the count of tests'
 	@scripts/count-tests.test.sh
+
+bench: parts
+	@cargo bench --locked -p gateway --bench ingest
 
 clean:
 	cargo clean

@@ -5,6 +5,8 @@
 
 mod merge;
 
+pub use merge::merge;
+
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -246,7 +248,7 @@ impl Applier {
         let records = &self.waiting.make_contiguous()[..run.min(BATCHES_MAX)];
         let mut duplicates = HashSet::new();
         loop {
-            let call = merge::merge(self.applied, records, &duplicates);
+            let call = merge(self.applied, records, &duplicates);
             let now_ms = self.ingest.clock.now_ms();
             let answer = session.link.apply(&self.gateway, &session.incarnation, &session.approved, now_ms, &call).await?;
             self.metrics.apply_calls.inc();
