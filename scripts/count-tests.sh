@@ -9,6 +9,7 @@ passed_all=0 failed_all=0
 for log in "$@"; do
   # Colours off; then the sums over every summary line that one of the runners prints.
   read -r passed failed status < <(sed 's/\x1b\[[0-9;]*m//g' "$log" | awk '
+    BEGIN { status = "none" }                                                 # the runner was ended before it could say
     /^test result: / { passed += $4; failed += $6 }                           # cargo: ok. 3 passed; 0 failed; …
     /^(#|ℹ) pass [0-9]+$/ { passed += $3 }                                    # node: a line for each outcome
     /^(#|ℹ) (fail|cancelled) [0-9]+$/ { failed += $3 }
@@ -16,9 +17,9 @@ for log in "$@"; do
       for (i = 2; i < NF; i++) { if ($(i + 1) == "passed") passed += $i; if ($(i + 1) == "failed") failed += $i }
     }
     /^exit status of the runner: [0-9]+$/ { status = $NF }
-    END { print passed + 0, failed + 0, status + 0 }')
+    END { print passed + 0, failed + 0, status }')
   note=''
-  if [ "$failed" -eq 0 ] && [ "$status" -ne 0 ]; then
+  if [ "$failed" -eq 0 ] && [ "$status" != 0 ]; then
     failed=1 note=" (the runner broke, exit status $status)"
   elif [ "$passed" -eq 0 ] && [ "$failed" -eq 0 ]; then
     failed=1 note=' (it ran no test)'

@@ -85,6 +85,11 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     port::check("--central", args.central)?;
     let shop = if args.demo { Some(listen_for_shop(args.shop).await?) } else { None };
 
+    // The demo's visitors come from networks that only the demo's own database knows.
+    let geo_database = match geo_database {
+        None if args.demo => Some(shop::write_places(&folder)?),
+        given => given,
+    };
     let choices = Choices {
         gateway_listen: gateway.address,
         central_listen: args.central,

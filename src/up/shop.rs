@@ -1,8 +1,10 @@
 //! The demo's shop: real pages that carry the snippet, on an origin of their own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -12,6 +14,8 @@ use rust_embed::{Embed, EmbeddedFile};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::folder::DataFolder;
+
 /// Where a page wants its snippet.
 const SNIPPET_MARK: &str = "<!-- tideline -->";
 /// Every address below it is a view of one page.
@@ -20,6 +24,16 @@ const SINGLE_PAGE: &str = "app/";
 #[derive(Embed)]
 #[folder = "demo/shop/"]
 struct Pages;
+
+/// Where the simulated visitors are (`demo/places.py` makes it).
+const PLACES: &[u8] = include_bytes!("../../demo/places.mmdb");
+
+/// Puts the demo's database of places into the data folder, for the gateway to read.
+pub fn write_places(folder: &DataFolder) -> anyhow::Result<PathBuf> {
+    let path = folder.run("demo-places.mmdb");
+    std::fs::write(&path, PLACES).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
 
 /// Serves the shop with `snippet` in every page until `stop`.
 pub async fn serve(listener: TcpListener, snippet: String, stop: CancellationToken) -> std::io::Result<()> {

@@ -17,6 +17,9 @@ const START_MAX: Duration = Duration::from_secs(90);
 /// A cut every ten seconds, and the rest of the way.
 pub const REPORT_MAX: Duration = Duration::from_secs(45);
 
+/// The cut's interval, and a little.
+const ANOTHER_CUT: Duration = Duration::from_secs(12);
+
 /// Stops when it is dropped.
 pub struct Instance {
     child: Child,
@@ -102,17 +105,20 @@ impl Instance {
         row.as_array().unwrap().iter().map(|metric| metric.as_f64().unwrap_or(0.0)).collect()
     }
 
-    /// Waits until the report says this, and then a little, in case it goes on to say more.
+    /// Waits until the report says this, and then for another cut: what is counted twice would show by then.
     pub async fn expect(&self, metrics: &[&str], wanted: &[f64]) {
         let asked = Instant::now();
         loop {
             let found = self.metrics(metrics).await;
             if found == wanted {
-                return;
+                break;
             }
             assert!(asked.elapsed() < REPORT_MAX, "{metrics:?} are {found:?}, not {wanted:?}\n{}", self.logs());
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
+        tokio::time::sleep(ANOTHER_CUT).await;
+        let found = self.metrics(metrics).await;
+        assert_eq!(found, wanted, "{metrics:?} went on after they were right\n{}", self.logs());
     }
 
     /// A second gateway in the same region, beside the one of `up`.

@@ -4,25 +4,31 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::instance::{Instance, end};
-use crate::page::{Page, Visitor, now_ms, pageviews, sid};
+use tokio_tungstenite::MaybeTlsStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use crate::instance::{Instance, ORIGIN, SITE, end};
+use crate::page::{CHROME, Page, Visitor, now_ms, pageviews, sid};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_visitors_behind_haproxy_are_two_by_header_and_by_proxy_protocol() {
     let instance = Instance::start().await;
-    let by_protocol = instance.second_gateway("proxy_protocol = true").await;
-    let proxy = HaProxy::start(&format!("server gateway {}", instance.gateway()), "option forwardfor");
-    let proxy_v2 = HaProxy::start(&format!("server gateway {} send-proxy-v2", by_protocol.address), "");
-    for (i, proxy) in [&proxy, &proxy_v2].into_iter().enumerate() {
-        // Two addresses of this machine, as HAProxy sees them; what they claim themselves is not believed.
+    // They trust HAProxy alone: the visitors come from other addresses of the same machine.
+    let by_header = instance.second_gateway("trusted_proxies = [\"127.0.0.1/32\"]").await;
+    let by_protocol = instance.second_gateway("trusted_proxies = [\"127.0.0.1/32\"]\nproxy_protocol = true").await;
+    let proxies = [
+        HaProxy::start(&format!("server gateway {}", by_header.address), "option forwardfor"),
+        HaProxy::start(&format!("server gateway {} send-proxy-v2", by_protocol.address), ""),
+    ];
+    for (proxy, pageviews_so_far) in proxies.iter().zip([2.0, 4.0]) {
         for source in ["127.0.0.2", "127.0.0.3"] {
-            let address = proxy.connect_from(source);
-            let mut page = open_over(address, source).await;
+            // What they claim themselves is the same for both: believed, it would make them one.
+            let mut page = open_over(proxy.connect_from(source), "203.0.113.50").await;
             page.batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
             page.acknowledged().await;
         }
-        // The same two visitors by the second way: still two.
-        instance.expect(&["visitors", "pageviews"], &[2.0, 2.0 * (i + 1) as f64]).await;
+        // By the second way they are the same two.
+        instance.expect(&["visitors", "pageviews"], &[2.0, pageviews_so_far]).await;
     }
 }
 
@@ -99,19 +105,15 @@ impl Drop for HaProxy {
     }
 }
 
-async fn open_over(stream: std::net::TcpStream, claims: &str) -> Page {
-    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-    let address = stream.peer_addr().unwrap();
-    let mut request = format!("ws://{address}/v1/stream").into_client_request().unwrap();
-    request.headers_mut().insert("origin", crate::instance::ORIGIN.parse().unwrap());
-    request.headers_mut().insert("user-agent", crate::page::CHROME.parse().unwrap());
-    // A claim of its own that is the same for everyone: believed, it would make both one visitor.
-    assert!(!claims.is_empty());
-    request.headers_mut().insert("x-forwarded-for", "203.0.113.50".parse().unwrap());
-    let stream = tokio_tungstenite::MaybeTlsStream::Plain(tokio::net::TcpStream::from_std(stream).unwrap());
+async fn open_over(stream: std::net::TcpStream, claims_to_be: &str) -> Page {
+    let mut request = format!("ws://{}/v1/stream", stream.peer_addr().unwrap()).into_client_request().unwrap();
+    request.headers_mut().insert("origin", ORIGIN.parse().unwrap());
+    request.headers_mut().insert("user-agent", CHROME.parse().unwrap());
+    request.headers_mut().insert("x-forwarded-for", claims_to_be.parse().unwrap());
+    let stream = MaybeTlsStream::Plain(tokio::net::TcpStream::from_std(stream).unwrap());
     let (socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
     let mut page = Page { socket };
-    page.hello(crate::instance::SITE).await;
+    page.hello(SITE).await;
     assert!(page.frame().await.is_some());
     page
 }
