@@ -23,7 +23,8 @@ use rustix::time::{ClockId, clock_gettime};
 const ROUNDS: usize = 7;
 const BATCHES: usize = 2_000;
 const EVENTS: usize = 20;
-const USER_AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36";
+const USER_AGENT: &str =
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36";
 
 fn main() {
     let ingest = ingest();
@@ -36,7 +37,8 @@ fn main() {
         device: ingest.agents.look_up(USER_AGENT),
     };
     let records: Vec<Record> = envelopes.iter().map(|it| take(&ingest, &client, it)).collect();
-    let logged: Vec<Logged> = (1..).zip(&records).map(|(lsn, it)| Logged { lsn: Lsn(lsn), record: it.clone(), waiter: None }).collect();
+    let logged: Vec<Logged> =
+        (1..).zip(&records).map(|(lsn, it)| Logged { lsn: Lsn(lsn), record: it.clone(), waiter: None }).collect();
 
     let stations: [(&str, &dyn Fn()); 3] = [
         ("decode, validate, enrich", &|| envelopes.iter().for_each(|it| drop(black_box(take(&ingest, &client, it))))),
@@ -68,13 +70,29 @@ fn ingest() -> Ingest {
     let today = gateway::visitor::LocalDay::at(clock.now_ms(), &jiff::tz::TimeZone::UTC);
     let sites = Sites::default();
     let site = Site { name: "shop".into(), origins: vec!["https://shop.example".into()], timezone: "UTC".into() };
-    let salts = vec![Salt { day: today.to_string(), key: vec![7; 16] }, Salt { day: today.yesterday().to_string(), key: vec![8; 16] }];
+    let salts = vec![
+        Salt { day: today.to_string(), key: vec![7; 16] },
+        Salt { day: today.yesterday().to_string(), key: vec![8; 16] },
+    ];
     sites.replace(&Configuration { sites: vec![site], salts, ..Default::default() }).expect("a good configuration");
-    Ingest { sites, clock, in_flight: InFlight::default(), agents: Agents::try_new().expect("the embedded lists"), geo: None }
+    Ingest {
+        sites,
+        clock,
+        in_flight: InFlight::default(),
+        agents: Agents::try_new().expect("the embedded lists"),
+        geo: None,
+    }
 }
 
 fn envelope(now_ms: u64, i: u32) -> Envelope {
-    let strings = ["pageview", "https://shop.example/products/storm-lantern.html?utm_source=letters", "https://www.google.com/", "Add to cart", "product", "Storm lantern"];
+    let strings = [
+        "pageview",
+        "https://shop.example/products/storm-lantern.html?utm_source=letters",
+        "https://www.google.com/",
+        "Add to cart",
+        "product",
+        "Storm lantern",
+    ];
     let event = |n: usize| match n % 4 {
         0 => Event { name: 1, url: 2, referrer: 3, delta_ms: 10, ..Default::default() },
         _ => Event { name: 4, url: 2, delta_ms: 10, props: vec![5, 6], ..Default::default() },

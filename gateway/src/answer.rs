@@ -97,8 +97,15 @@ mod tests {
         let counted = |sid, seq| Answer { sid, seq, refused: None };
         let refused = Answer { sid: b, seq: 9, refused: Some(Reason::TooManyEvents) };
         let frames = frames(&[counted(a, 3), refused, counted(b, 1), counted(a, 2)], 77);
-        let acks: Vec<_> = frames.iter().filter_map(|f| if let Some(Frame::Ack(ack)) = &f.frame { Some(ack.seqs.clone()) } else { None }).collect();
+        let acks: Vec<_> = frames
+            .iter()
+            .filter_map(|f| if let Some(Frame::Ack(ack)) = &f.frame { Some(ack.seqs.clone()) } else { None })
+            .collect();
         assert_eq!(acks, [vec![2, 3], vec![1]]);
-        assert!(frames.iter().any(|f| matches!(&f.frame, Some(Frame::Reject(r)) if r.r#final && r.seq == 9 && !r.message.is_empty())));
+        assert!(
+            frames.iter().any(
+                |f| matches!(&f.frame, Some(Frame::Reject(r)) if r.r#final && r.seq == 9 && !r.message.is_empty())
+            )
+        );
     }
 }

@@ -16,6 +16,7 @@ use regional_redis::apply::{Applied, BATCHES_MAX, Call};
 use regional_redis::{Link, LinkError, Lsn, Registered, Reported, Shard};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::SKEW_MAX_MS;
@@ -25,6 +26,10 @@ use crate::metrics::Metrics;
 
 /// How long to wait before Redis is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Events of one call, unless a single batch has more: Redis works a few milliseconds on it, and so do its other clients wait.
+const CALL_EVENTS_MAX: usize = 20_000;
+/// Records in memory; what is behind them waits in the queue, and the log with it.
+const WAITING_MAX: usize = 4 * BATCHES_MAX;
 /// A gateway without traffic reports its watermark this often, and so learns that Redis fell back.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -36,6 +41,8 @@ pub struct Applier {
     ingest: Arc<Ingest>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
+    /// The gateway is leaving: it is not ready any more, whatever Redis says.
+    stop: CancellationToken,
     reader: Reader,
     /// Committed groups, in order.
     groups: mpsc::Receiver<Vec<Logged>>,
@@ -48,6 +55,8 @@ pub struct Applier {
     /// Up to here records may be read from the log again, without an admission that holds the watermark back.
     replayed_through: Lsn,
     next_report: Instant,
+    /// The last record that a call ever named.
+    sent: Lsn,
 }
 
 /// A registration with one process of Redis.
@@ -73,6 +82,8 @@ pub struct Start {
     pub last: Lsn,
     /// What the log commits from now on.
     pub groups: mpsc::Receiver<Vec<Logged>>,
+    /// The gateway is leaving.
+    pub stop: CancellationToken,
 }
 
 /// Why an applier ended before its log did.
@@ -81,13 +92,15 @@ pub enum ApplyError {
     /// What has to be replayed cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// Redis knows records of this gateway that its log does not hold.
-    #[error("redis has applied record {applied} of this gateway, and its log ends at {last}: the folder is older than its id; restart the gateway, it then takes a new id")]
+    /// Redis knows records of this gateway that this process never sent.
+    #[error(
+        "redis has applied record {applied} under this gateway's id, and this gateway has sent {sent}: another process counts under the id; was the data folder copied? Stop the other one, then start this again"
+    )]
     Ahead {
         /// What Redis says.
         applied: Lsn,
-        /// What the log says.
-        last: Lsn,
+        /// The highest ever sent.
+        sent: Lsn,
     },
 }
 
@@ -97,6 +110,12 @@ enum Lost {
     Unapproved,
     Fenced,
     Fatal(ApplyError),
+}
+
+impl From<ApplyError> for Lost {
+    fn from(error: ApplyError) -> Self {
+        Self::Fatal(error)
+    }
 }
 
 impl From<LinkError> for Lost {
@@ -130,11 +149,33 @@ impl Session {
 
 impl Applier {
     /// Stands where `session` found Redis.
-    pub fn new(start: Start, session: &Session, ingest: Arc<Ingest>, metrics: Arc<Metrics>, ready: Arc<AtomicBool>) -> Self {
-        let Start { shard, redis, gateway, reader, last, groups } = start;
+    pub fn new(
+        start: Start,
+        session: &Session,
+        ingest: Arc<Ingest>,
+        metrics: Arc<Metrics>,
+        ready: Arc<AtomicBool>,
+    ) -> Self {
+        let Start { shard, redis, gateway, reader, last, groups, stop } = start;
         let (gateway, applied) = (gateway.to_string(), session.applied);
         let (waiting, next_report, replayed_through) = (VecDeque::new(), Instant::now(), last);
-        Self { shard, redis, gateway, ingest, metrics, ready, reader, groups, waiting, applied, last, replayed_through, next_report }
+        Self {
+            shard,
+            redis,
+            gateway,
+            ingest,
+            metrics,
+            ready,
+            stop,
+            reader,
+            groups,
+            waiting,
+            applied,
+            last,
+            replayed_through,
+            next_report,
+            sent: applied,
+        }
     }
 
     /// Runs until the log's writer is gone and everything it committed is applied.
@@ -155,19 +196,19 @@ impl Applier {
                 Lost::Fatal(error) => return Err(error),
                 Lost::Redis(error) => tracing::warn!(%error, "redis lost; batches wait in the log"),
                 Lost::Unapproved => tracing::warn!("redis is not approved by an aggregator; batches wait in the log"),
-                Lost::Fenced => tracing::error!("another process registered as this gateway: was its data folder copied?"),
+                Lost::Fenced => {
+                    tracing::error!("another process registered as this gateway: was its data folder copied?")
+                }
             }
+            sleep(RETRY).await; // what broke once may break again at once
         }
     }
 
     async fn register_again(&mut self) -> Result<Option<Session>, ApplyError> {
         match register(&self.redis, self.shard, self.gateway.parse().expect("it was a UUID"), &self.ingest).await {
-            Ok(Some(session)) if session.applied > self.last.max(self.committed()) => {
-                Err(ApplyError::Ahead { applied: session.applied, last: self.last })
-            }
             Ok(Some(session)) => {
                 tracing::info!(applied = %session.applied, "registered with redis again");
-                self.stand_at(session.applied);
+                self.follow(session.applied)?;
                 Ok(Some(session))
             }
             Ok(None) | Err(_) => {
@@ -213,11 +254,10 @@ impl Applier {
 
     /// What the log has committed, as far as it is known here.
     fn committed(&mut self) -> Lsn {
-        while let Ok(group) = self.groups.try_recv() {
+        while self.waiting.len() < WAITING_MAX
+            && let Ok(group) = self.groups.try_recv()
+        {
             self.take(group);
-            if self.waiting.len() > 4 * BATCHES_MAX {
-                break; // the channel is bounded, and so is this
-            }
         }
         self.last
     }
@@ -244,13 +284,25 @@ impl Applier {
     /// One call: the next records, until Redis has counted them.
     async fn step(&mut self, session: &mut Session) -> Result<(), Lost> {
         // A replay may stand before a hole that is read next time.
-        let run = self.waiting.iter().zip(self.applied.0 + 1..).take_while(|(logged, lsn)| logged.lsn.0 == *lsn).count();
-        let records = &self.waiting.make_contiguous()[..run.min(BATCHES_MAX)];
+        let mut events = 0;
+        let fits = |logged: &Logged| {
+            events += logged.record.events.len();
+            events <= CALL_EVENTS_MAX || events == logged.record.events.len()
+        };
+        let in_order = self.waiting.iter().zip(self.applied.0 + 1..).take(BATCHES_MAX);
+        let run = in_order
+            .map_while(|(logged, lsn)| (logged.lsn.0 == lsn).then_some(logged))
+            .map(fits)
+            .take_while(|fits| *fits)
+            .count();
+        let records = &self.waiting.make_contiguous()[..run];
         let mut duplicates = HashSet::new();
         loop {
             let call = merge(self.applied, records, &duplicates);
+            self.sent = self.sent.max(call.last);
             let now_ms = self.ingest.clock.now_ms();
-            let answer = session.link.apply(&self.gateway, &session.incarnation, &session.approved, now_ms, &call).await?;
+            let answer =
+                session.link.apply(&self.gateway, &session.incarnation, &session.approved, now_ms, &call).await?;
             self.metrics.apply_calls.inc();
             match answer {
                 Applied::Done => {
@@ -258,19 +310,20 @@ impl Applier {
                     self.stand_at(call.last);
                     return Ok(());
                 }
-                Applied::Duplicates(found) if found.iter().any(|lsn| !duplicates.contains(lsn)) => duplicates.extend(found),
+                Applied::Duplicates(found) if found.iter().any(|lsn| !duplicates.contains(lsn)) => {
+                    duplicates.extend(found)
+                }
                 Applied::Gap(applied) => {
                     tracing::warn!(believed = %self.applied, %applied, "redis stands elsewhere; replaying from the log");
-                    if applied > self.last {
-                        return Err(Lost::Fatal(ApplyError::Ahead { applied, last: self.last }));
-                    }
-                    self.stand_at(applied);
+                    self.follow(applied)?;
                     return Ok(());
                 }
                 Applied::Wait => return Err(Lost::Unapproved),
                 Applied::Fenced => return Err(Lost::Fenced),
                 Applied::Duplicates(_) | Applied::Repeated(_) => {
-                    return Err(Lost::Redis(LinkError::Unknown(format!("{answer:?} to a call that had folded its repeats"))));
+                    return Err(Lost::Redis(LinkError::Unknown(format!(
+                        "{answer:?} to a call that had folded its repeats"
+                    ))));
                 }
             }
         }
@@ -279,6 +332,15 @@ impl Applier {
     fn count_done(&self, call: &Call, duplicates: &HashSet<Lsn>) {
         self.metrics.applied_records.inc_by(call.last.0 - call.prev.0);
         self.metrics.duplicate_records.inc_by(duplicates.len() as u64);
+    }
+
+    /// Goes on from where Redis stands. Beyond what was ever sent to it, somebody else's records were counted under this id.
+    fn follow(&mut self, applied: Lsn) -> Result<(), ApplyError> {
+        if applied > self.sent {
+            return Err(ApplyError::Ahead { applied, sent: self.sent });
+        }
+        self.stand_at(applied);
+        Ok(())
     }
 
     /// Redis has everything up to `applied`: whoever waits for it is told. Below what was believed, the log is read again.
@@ -300,19 +362,21 @@ impl Applier {
         self.next_report = Instant::now() + REPORT_EVERY;
         let skew_ms = self.ingest.clock.follow(session.link.time_ms().await?);
         self.metrics.clock_skew_ms.set(i64::try_from(skew_ms).unwrap_or(i64::MAX));
-        self.ready.store(skew_ms <= SKEW_MAX_MS, Ordering::Relaxed);
+        self.ready.store(skew_ms <= SKEW_MAX_MS && !self.stop.is_cancelled(), Ordering::Relaxed);
         // The clock first: whatever is admitted after it was read is judged by a later time.
         let now_ms = self.ingest.clock.now_ms();
         let mark_ms = self.ingest.in_flight.oldest_ms().map_or(now_ms, |oldest| oldest.min(now_ms));
-        match session.link.watermark(&self.gateway, &session.incarnation, &session.approved, mark_ms, self.applied).await? {
+        match session
+            .link
+            .watermark(&self.gateway, &session.incarnation, &session.approved, mark_ms, self.applied)
+            .await?
+        {
             Reported::Done => Ok(()),
             Reported::Wait => Err(Lost::Unapproved),
             Reported::Fenced => Err(Lost::Fenced),
-            Reported::Gap(applied) if applied > self.last => Err(Lost::Fatal(ApplyError::Ahead { applied, last: self.last })),
             Reported::Gap(applied) => {
                 tracing::warn!(believed = %self.applied, %applied, "redis stands elsewhere; replaying from the log");
-                self.stand_at(applied);
-                Ok(())
+                self.follow(applied).map_err(Lost::Fatal)
             }
         }
     }

@@ -9,7 +9,8 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, StatusCode, header};
-use tokio::sync::mpsc;
+use proto::Message;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
@@ -24,12 +25,17 @@ use crate::metrics::Metrics;
 use crate::throttle::Throttles;
 use crate::{agent_files, post, stream};
 
+/// 64 MiB: at 100 bytes an event, ten times what Redis counts in a second.
+pub const ROOM_KIB: u32 = 64 * 1024;
+
 /// What the cores share.
 pub struct Door {
     /// From transmission to record.
     pub ingest: Arc<Ingest>,
     /// The way into the log. Full: sessions wait, and their agents with them.
     pub log: mpsc::Sender<Submission>,
+    /// What may be on its way to Redis at once, in KiB of records. Full: likewise.
+    pub room: Arc<Semaphore>,
     /// How fast one may send.
     pub throttles: Arc<Throttles>,
     /// What one client may ask for.
@@ -55,7 +61,10 @@ pub struct Door {
 /// The routes of one core.
 pub fn router(door: Arc<Door>) -> Router {
     let files = Router::new()
-        .route("/{file}", get(|Path(file): Path<String>, headers: HeaderMap| async move { agent_files::serve(&file, &headers) }))
+        .route(
+            "/{file}",
+            get(|Path(file): Path<String>, headers: HeaderMap| async move { agent_files::serve(&file, &headers) }),
+        )
         .layer(CompressionLayer::new());
     Router::new()
         .route("/v1/stream", get(stream::upgrade))
@@ -70,7 +79,11 @@ async fn ready(State(door): State<Arc<Door>>) -> Response {
     if door.ready.load(Ordering::Relaxed) {
         "ready\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: redis is away or not approved by an aggregator, or the clock is off\n").into_response()
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not ready: redis is away or not approved by an aggregator, or the clock is off\n",
+        )
+            .into_response()
     }
 }
 
@@ -78,7 +91,12 @@ impl Door {
     /// Who sent a request.
     pub fn client(&self, request: &Request) -> Client {
         let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-        let header = |name| request.headers().get(name).map(|value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let header = |name| {
+            request
+                .headers()
+                .get(name)
+                .map(|value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
         let user_agent = header(header::USER_AGENT).unwrap_or_default();
         Client {
             address: client_address(peer, &self.trusted_proxies, self.forwarded_header, request.headers()),
@@ -95,7 +113,9 @@ impl Door {
         if let Some(reason) = refused {
             self.metrics.refused(reason);
         }
-        let waiter = Waiter { answer: Answer { sid, seq, refused }, session: session.clone(), admission };
+        let kib = u32::try_from(record.encoded_len() / 1024 + 1).unwrap_or(u32::MAX).min(ROOM_KIB);
+        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await else { return false };
+        let waiter = Waiter { answer: Answer { sid, seq, refused }, session: session.clone(), admission, room };
         self.log.send(Submission { record, waiter }).await.is_ok()
     }
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 pub struct Folder {
     path: PathBuf,
     id: Uuid,
+    retires: Option<Uuid>,
     _lock: File,
 }
 
@@ -52,16 +53,16 @@ impl Folder {
             Err(error) => return Err(unusable(&lock)(error.into())),
         }
         let id_file = path.join("id");
-        let id = match fs::read_to_string(&id_file) {
-            Ok(text) => Uuid::try_parse(text.trim()).map_err(|_| FolderError::BadId(id_file))?,
+        let (id, retires) = match fs::read_to_string(&id_file) {
+            Ok(text) => read_id(&text).ok_or(FolderError::BadId(id_file))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = Uuid::new_v4();
                 write_durably(&id_file, id.to_string().as_bytes()).map_err(unusable(&id_file))?;
-                id
+                (id, None)
             }
             Err(error) => return Err(unusable(&id_file)(error)),
         };
-        Ok(Self { path: path.to_owned(), id, _lock: file })
+        Ok(Self { path: path.to_owned(), id, retires, _lock: file })
     }
 
     /// Who this gateway is.
@@ -69,9 +70,14 @@ impl Folder {
         self.id
     }
 
-    /// Where the log of a shard is.
+    /// The id that this one replaced, until Redis and central know that it is retired.
+    pub fn retires(&self) -> Option<Uuid> {
+        self.retires
+    }
+
+    /// Where the log of a shard is: under the id, so that another id begins with an empty one.
     pub fn log(&self, shard: Shard) -> PathBuf {
-        self.path.join(format!("log-{}", shard.0))
+        self.path.join(format!("log-{}", self.id)).join(format!("shard-{}", shard.0))
     }
 
     /// Where the last configuration from central is kept.
@@ -79,23 +85,34 @@ impl Folder {
         self.path.join("configuration")
     }
 
-    /// Its records are older than its id (a folder restored from a copy): the logs are set aside and the folder becomes a new
-    /// gateway. Answers the id that is to be retired.
-    pub fn become_new(&mut self, shards: &[Shard]) -> Result<Uuid, FolderError> {
-        let retired = self.id;
-        let aside = self.path.join(format!("retired-{retired}"));
-        let unusable = |source| FolderError::Unusable { path: aside.clone(), source };
-        fs::create_dir_all(&aside).map_err(unusable)?;
-        for shard in shards {
-            let log = self.log(*shard);
-            if log.exists() {
-                fs::rename(&log, aside.join(format!("log-{}", shard.0))).map_err(unusable)?;
-            }
-        }
-        self.id = Uuid::new_v4();
-        write_durably(&self.path.join("id"), self.id.to_string().as_bytes()).map_err(unusable)?;
-        Ok(retired)
+    /// Its records are older than its id (a folder restored from a copy): from now on the folder is a new gateway, with an empty
+    /// log; the old one stays beside it. One write decides, so that a crash leaves the old gateway or the new one.
+    pub fn become_new(&mut self) -> Result<(), FolderError> {
+        self.write_id(Uuid::new_v4(), Some(self.id))
     }
+
+    /// Redis and central know that the replaced id is retired.
+    pub fn has_retired(&mut self) -> Result<(), FolderError> {
+        self.write_id(self.id, None)
+    }
+
+    fn write_id(&mut self, id: Uuid, retires: Option<Uuid>) -> Result<(), FolderError> {
+        let path = self.path.join("id");
+        let text = retires.map_or_else(|| id.to_string(), |retires| format!("{id}\nretires {retires}"));
+        write_durably(&path, text.as_bytes()).map_err(|source| FolderError::Unusable { path, source })?;
+        (self.id, self.retires) = (id, retires);
+        Ok(())
+    }
+}
+
+fn read_id(text: &str) -> Option<(Uuid, Option<Uuid>)> {
+    let mut lines = text.lines();
+    let id = Uuid::try_parse(lines.next()?.trim()).ok()?;
+    let retires = match lines.next() {
+        Some(line) => Some(Uuid::try_parse(line.strip_prefix("retires ")?.trim()).ok()?),
+        None => None,
+    };
+    Some((id, retires))
 }
 
 /// Writes a whole file so that a crash leaves the old one or the new one.
@@ -125,16 +142,20 @@ mod tests {
     }
 
     #[test]
-    fn an_old_folder_becomes_a_new_gateway() {
+    fn an_old_folder_becomes_a_new_gateway_and_remembers_whom_it_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let mut folder = Folder::open(dir.path()).unwrap();
-        let old = folder.id();
-        fs::create_dir(folder.log(Shard(0))).unwrap();
-        assert_eq!(folder.become_new(&[Shard(0)]).unwrap(), old);
-        assert_ne!(folder.id(), old);
-        assert!(!folder.log(Shard(0)).exists());
+        let (old, old_log) = (folder.id(), folder.log(Shard(0)));
+        folder.become_new().unwrap();
         let id = folder.id();
+        assert_ne!(id, old);
+        assert_ne!(folder.log(Shard(0)), old_log);
         drop(folder);
-        assert_eq!(Folder::open(dir.path()).unwrap().id(), id);
+        let mut folder = Folder::open(dir.path()).unwrap();
+        assert_eq!((folder.id(), folder.retires()), (id, Some(old)));
+        folder.has_retired().unwrap();
+        drop(folder);
+        let folder = Folder::open(dir.path()).unwrap();
+        assert_eq!((folder.id(), folder.retires()), (id, None));
     }
 }

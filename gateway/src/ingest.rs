@@ -87,7 +87,14 @@ impl Ingest {
     }
 
     /// `None` when central has sent no salt: a visitor cannot be told from another then.
-    fn record(&self, table: &Table, site: &Site, client: &Client, batch: &Batch, clocks: Clocks) -> Option<(Record, Option<Reason>)> {
+    fn record(
+        &self,
+        table: &Table,
+        site: &Site,
+        client: &Client,
+        batch: &Batch,
+        clocks: Clocks,
+    ) -> Option<(Record, Option<Reason>)> {
         let mut valid = validate::validate(batch, clocks);
         if client.device.bot && valid.refused.is_none() {
             valid.refused = Some(Reason::Bot);
@@ -99,7 +106,8 @@ impl Ingest {
             Some(first) => visitor(table, site, client, first.at_ms, clocks.arrived_ms)?,
             None => 0,
         };
-        let dimensions = valid.events.first().map(|first| self.dimensions(client, first, valid.screen.clone(), valid.language));
+        let dimensions =
+            valid.events.first().map(|first| self.dimensions(client, first, valid.screen.clone(), valid.language));
         let record = Record {
             site: site.name.clone(),
             sid: batch.sid.clone(),

@@ -28,7 +28,9 @@ pub struct Peer(pub IpAddr);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({setting}): {source}; is another process using the port? Name a free one, or port 0")]
+#[error(
+    "cannot listen on {address} ({setting}): {source}; is another process using the port? Name a free one, or port 0"
+)]
 pub struct BindError {
     /// What was asked for.
     pub address: SocketAddr,
@@ -70,7 +72,9 @@ pub async fn serve(listener: StdListener, door: Arc<Door>) -> io::Result<()> {
             () = door.stop.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) if connections.len() >= door.limits.connections_per_core => drop(stream),
+            Ok((stream, _)) if connections.len() + door.sessions.len() >= door.limits.connections_per_core => {
+                drop(stream)
+            }
             Ok((stream, peer)) => {
                 connections.spawn(connection(stream, peer, router.clone(), Arc::clone(&door)));
             }

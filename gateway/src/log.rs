@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use proto::record::Record;
 use regional_redis::Lsn;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub use read::Reader;
 pub use write::{Log, Opened};
@@ -51,6 +51,8 @@ pub struct Waiter {
     pub session: mpsc::Sender<Answer>,
     /// Held until then.
     pub admission: Admission,
+    /// Held until then.
+    pub room: OwnedSemaphorePermit,
 }
 
 impl Waiter {

@@ -77,10 +77,22 @@ impl Metrics {
         registry.register("tideline_gateway_log_flush_seconds", "Time of one group commit", m.log_flush_seconds);
         registry.register("tideline_gateway_apply_calls", "Calls of the apply function", m.apply_calls);
         registry.register("tideline_gateway_applied_records", "Records that Redis has counted", m.applied_records);
-        registry.register("tideline_gateway_duplicate_records", "Records that Redis had seen before", m.duplicate_records);
+        registry.register(
+            "tideline_gateway_duplicate_records",
+            "Records that Redis had seen before",
+            m.duplicate_records,
+        );
         registry.register("tideline_gateway_replayed_records", "Records read from the log again", m.replayed_records);
-        registry.register("tideline_gateway_clock_skew_milliseconds", "Distance from the region's clock", m.clock_skew_ms);
-        registry.register("tideline_gateway_bad_configurations", "Configurations that could not be used", m.bad_configurations);
+        registry.register(
+            "tideline_gateway_clock_skew_milliseconds",
+            "Distance from the region's clock",
+            m.clock_skew_ms,
+        );
+        registry.register(
+            "tideline_gateway_bad_configurations",
+            "Configurations that could not be used",
+            m.bad_configurations,
+        );
         metrics
     }
 

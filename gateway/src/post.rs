@@ -13,7 +13,7 @@ use proto::agent::{Reason, ServerFrame};
 use proto::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::mpsc;
 
-use crate::answer::{Answer, Refusal, frames, throttle};
+use crate::answer::{Answer, Refusal, frames, name_of, throttle};
 use crate::door::Door;
 use crate::validate;
 
@@ -34,10 +34,15 @@ pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response 
         Ok(envelope) => envelope,
         Err(reason) => return refuse(&door, &Refusal::of_frame(reason), origin),
     };
+    // Before the throttle: it keeps a line a site, and only for sites that there are.
+    if let Err(reason) = door.ingest.sites.table().admit(&envelope.site, client.origin.as_deref()) {
+        return refuse(&door, &Refusal::of_frame(reason), origin);
+    }
     if let Err(wait) = door.throttles.take(None, client.address, &envelope.site) {
         door.metrics.throttled.inc();
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-        let mut response = answer(StatusCode::TOO_MANY_REQUESTS, &throttle(Vec::new(), 0, wait_ms), origin);
+        let (sid, seq) = name_of(&envelope.batch);
+        let mut response = answer(StatusCode::TOO_MANY_REQUESTS, &throttle(sid, seq, wait_ms), origin);
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
         return response;
     }
@@ -45,7 +50,6 @@ pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response 
         Ok(accepted) => accepted,
         Err(refusal) => return refuse(&door, &refusal, origin),
     };
-    let unavailable = Refusal { sid: accepted.sid.as_bytes().to_vec(), seq: accepted.seq, reason: Reason::Unavailable };
     let (session, mut answers) = mpsc::channel::<Answer>(1);
     let answered = tokio::time::timeout(ANSWER_MAX, async {
         if door.submit(accepted, "post", &session).await { answers.recv().await } else { None }
@@ -56,8 +60,9 @@ pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response 
             let frame = frames(&[counted], door.ingest.clock.now_ms()).pop().unwrap_or_default();
             answer(status, &frame, origin)
         }
-        // It may be counted yet, or not: the batch keeps its number and comes again.
-        Ok(None) | Err(_) => refuse(&door, &unavailable, origin),
+        // It may be counted yet, so the answer does not name it: to the agent a named refusal means that it was not taken, and
+        // a batch that was never taken may get another number.
+        Ok(None) | Err(_) => refuse(&door, &Refusal::of_frame(Reason::Unavailable), origin),
     }
 }
 
@@ -76,7 +81,7 @@ async fn read_body(request: Request) -> Result<Bytes, Reason> {
     match tokio::time::timeout(BODY_MAX, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Reason::FrameTooLarge),
-        Ok(Err(_)) | Err(_) => Err(Reason::Malformed),
+        Ok(Err(_)) | Err(_) => Err(Reason::Unavailable), // cut off, or too slow: nobody is there to read the answer
     }
 }
 

@@ -10,17 +10,16 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use proto::uplink::{GatewayHello, ShardLsn};
 use regional_redis::Shard;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use uuid::Uuid;
 
 use crate::address::TrustedProxies;
 use crate::admin::{self, Admin};
 use crate::apply::{self, Applier, ApplyError, Session, Start};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::door::Door;
+use crate::door::{Door, ROOM_KIB};
 use crate::folder::{Folder, FolderError, write_durably};
 use crate::geo::{Geo, GeoError};
 use crate::in_flight::InFlight;
@@ -35,7 +34,7 @@ use crate::user_agent::{Agents, AgentsError};
 
 /// The one shard there is so far.
 const SHARD: Shard = Shard(0);
-/// Batches between the sessions and the log: some 20 MB of ordinary ones. Full: the sessions wait.
+/// Batches between the sessions and the log. Full: the sessions wait.
 const LOG_QUEUE: usize = 8 * 1024;
 /// Committed groups between the log and Redis. Full: the log waits.
 const APPLY_QUEUE: usize = 16;
@@ -100,32 +99,41 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let admin = serve_admin(&config, bound, Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) }).await?;
 
     let mut opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
-    let uplink = |folder: &Folder, last, retires: Option<Uuid>| Uplink {
+    let uplink = |folder: &Folder, last| Uplink {
         url: config.uplink.clone(),
         token: token.clone(),
         hello: GatewayHello {
             region: config.region.clone(),
             gateway: folder.id().to_string(),
             last: vec![ShardLsn { shard: SHARD.0, lsn: last }],
-            retires: retires.map(|id| id.to_string()).unwrap_or_default(),
+            retires: folder.retires().map(|id| id.to_string()).unwrap_or_default(),
         },
         ingest: Arc::clone(&ingest),
         cache: folder.configuration(),
         metrics: Arc::clone(&metrics),
     };
-    let Some((mut session, mut uplinked)) = enter(&config, &folder, &opened, &ingest, uplink(&folder, opened.last.0, None), &stop).await else {
+    let Some((mut session, mut uplinked)) =
+        enter(&config, &folder, &opened, &ingest, uplink(&folder, opened.last.0), &stop).await
+    else {
         return Ok(()); // stopped before Redis and central were there
     };
     if session.ahead {
-        let retired = folder.become_new(&[SHARD])?;
-        tracing::warn!(%retired, id = %folder.id(), "the data folder is older than its id; it is a new gateway now");
+        folder.become_new()?;
+        tracing::warn!(id = %folder.id(), "the data folder is older than its id; it is a new gateway now");
         opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
         drop(uplinked);
-        let entered = enter(&config, &folder, &opened, &ingest, uplink(&folder, 0, Some(retired)), &stop).await;
-        let Some(again) = entered else { return Ok(()) };
+        let Some(again) = enter(&config, &folder, &opened, &ingest, uplink(&folder, 0), &stop).await else {
+            return Ok(());
+        };
         (session, uplinked) = again;
-        if let Err(error) = session.redis.retire(retired).await {
-            tracing::warn!(%error, %retired, "the old id could not be retired; it holds the watermark back until it is");
+    }
+    if let Some(retired) = folder.retires() {
+        match session.redis.retire(retired).await {
+            Ok(true) if session.central => folder.has_retired()?,
+            Ok(_) => tracing::warn!(%retired, "the replaced id is not retired yet; the next start tries again"),
+            Err(error) => {
+                tracing::warn!(%error, %retired, "the replaced id is not retired yet; the next start tries again")
+            }
         }
     }
 
@@ -134,13 +142,25 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let (submit, submissions) = mpsc::channel(LOG_QUEUE);
     let (commit, groups) = mpsc::channel(APPLY_QUEUE);
     let log_metrics = Arc::clone(&metrics);
-    let writer = thread::Builder::new().name("log".into()).spawn(move || log.run(submissions, &commit, &log_metrics)).map_err(Error::Thread)?;
-    let start = Start { shard: SHARD, redis: config.redis.clone(), gateway: folder.id(), reader, last, groups };
+    let writer = thread::Builder::new()
+        .name("log".into())
+        .spawn(move || log.run(submissions, &commit, &log_metrics))
+        .map_err(Error::Thread)?;
+    let start = Start {
+        shard: SHARD,
+        redis: config.redis.clone(),
+        gateway: folder.id(),
+        reader,
+        last,
+        groups,
+        stop: stop.clone(),
+    };
     let applier = Applier::new(start, &session.redis, Arc::clone(&ingest), Arc::clone(&metrics), Arc::clone(&ready));
     let mut applying = AbortOnDropHandle::new(tokio::spawn(applier.run(session.redis)));
 
     // From the page to the log.
     let serving = stop.child_token();
+    let room = Arc::new(Semaphore::new(ROOM_KIB as usize));
     let throttles = Arc::new(Throttles::new(&config.limits));
     let forgetful = Arc::clone(&throttles);
     let _forgetting = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -152,6 +172,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let door = |stop: &CancellationToken| Door {
         ingest: Arc::clone(&ingest),
         log: submit.clone(),
+        room: Arc::clone(&room),
         throttles: Arc::clone(&throttles),
         limits: config.limits.clone(),
         trusted_proxies: TrustedProxies::new(config.trusted_proxies.clone()),
@@ -182,7 +203,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     }
     match tokio::time::timeout(DRAIN_MAX, &mut applying).await {
         Ok(ended) => ended.map_err(|error| Error::Thread(io::Error::other(error)))??,
-        Err(_) => tracing::warn!("redis did not take the last records; they are in the log, and the next start applies them"),
+        Err(_) => {
+            tracing::warn!("redis did not take the last records; they are in the log, and the next start applies them")
+        }
     }
     drop(applying); // its end of the queue closes, so that the log's writer cannot wait on it
     finished(tokio::time::timeout(DRAIN_MAX, written).await)?;
@@ -196,6 +219,8 @@ struct Entered {
     redis: Session,
     /// Redis or central knows records of this id that its log does not hold.
     ahead: bool,
+    /// Central has answered: it knows this id, and the one it replaces as retired.
+    central: bool,
 }
 
 /// Registers with central, then with Redis. Waits for both; without central the last run's configuration does, because Redis was
@@ -216,13 +241,14 @@ async fn enter(
         known = tokio::time::timeout(wait_for_central, known.wait_for(Option::is_some)) => known.ok().and_then(|known| known.ok()?.clone()),
         () = stop.cancelled() => return None,
     };
-    let known = central.iter().flatten().filter(|known| known.shard == SHARD.0).map(|known| known.lsn).max().unwrap_or(0);
+    let known =
+        central.iter().flatten().filter(|known| known.shard == SHARD.0).map(|known| known.lsn).max().unwrap_or(0);
     let mut told = false;
     loop {
         match apply::register(&config.redis, SHARD, folder.id(), ingest).await {
             Ok(Some(redis)) => {
                 let ahead = redis.applied.0.max(known) > opened.last.0;
-                return Some((Entered { redis, ahead }, running));
+                return Some((Entered { redis, ahead, central: central.is_some() }, running));
             }
             Ok(None) if !told => tracing::info!("waiting for an aggregator to approve redis"),
             Err(error) if !told => tracing::warn!(%error, "waiting for redis"),
@@ -236,7 +262,11 @@ async fn enter(
     }
 }
 
-async fn serve_admin(config: &Config, listen: std::net::SocketAddr, state: Admin) -> Result<std::net::SocketAddr, Error> {
+async fn serve_admin(
+    config: &Config,
+    listen: std::net::SocketAddr,
+    state: Admin,
+) -> Result<std::net::SocketAddr, Error> {
     let failed = |source| BindError { address: config.admin, setting: "`admin`", source };
     let listener = tokio::net::TcpListener::bind(config.admin).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
@@ -253,7 +283,10 @@ async fn serve_admin(config: &Config, listen: std::net::SocketAddr, state: Admin
 }
 
 /// A thread and a runtime for each listener.
-fn serve_cores(listeners: Vec<std::net::TcpListener>, door: impl Fn() -> Door) -> Result<Vec<thread::JoinHandle<io::Result<()>>>, Error> {
+fn serve_cores(
+    listeners: Vec<std::net::TcpListener>,
+    door: impl Fn() -> Door,
+) -> Result<Vec<thread::JoinHandle<io::Result<()>>>, Error> {
     let serve = |(core, listener): (usize, std::net::TcpListener)| {
         let door = Arc::new(door());
         let body = move || {
@@ -267,13 +300,16 @@ fn serve_cores(listeners: Vec<std::net::TcpListener>, door: impl Fn() -> Door) -
 
 async fn join(threads: Vec<thread::JoinHandle<io::Result<()>>>) -> Result<(), Error> {
     for thread in threads {
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await.map_err(|error| Error::Thread(io::Error::other(error)))?;
+        let joined = tokio::task::spawn_blocking(move || thread.join())
+            .await
+            .map_err(|error| Error::Thread(io::Error::other(error)))?;
         joined.map_err(|_| Error::Thread(io::Error::other("a core panicked")))?.map_err(Error::Thread)?;
     }
     Ok(())
 }
 
-type Written = Result<Result<thread::Result<Result<(), LogError>>, tokio::task::JoinError>, tokio::time::error::Elapsed>;
+type Written =
+    Result<Result<thread::Result<Result<(), LogError>>, tokio::task::JoinError>, tokio::time::error::Elapsed>;
 
 fn finished(written: Written) -> Result<(), Error> {
     match written {

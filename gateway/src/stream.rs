@@ -69,7 +69,9 @@ fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
         let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
     };
-    let asked = has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket") && has(header::SEC_WEBSOCKET_VERSION, "13");
+    let asked = has(header::CONNECTION, "upgrade")
+        && has(header::UPGRADE, "websocket")
+        && has(header::SEC_WEBSOCKET_VERSION, "13");
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asked)?;
     HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()
 }
@@ -185,7 +187,9 @@ impl Session {
         while let Some(message) = next {
             let bytes = match message.ok_or(End::Gone)?? {
                 Message::Binary(bytes) => bytes,
-                Message::Text(_) => return Err(End::Close(CloseCode::Unsupported, Some(Refusal::of_frame(Reason::TextFrame)))),
+                Message::Text(_) => {
+                    return Err(End::Close(CloseCode::Unsupported, Some(Refusal::of_frame(Reason::TextFrame))));
+                }
                 Message::Close(_) => return Err(End::Gone),
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => bytes::Bytes::new(),
             };
@@ -233,7 +237,11 @@ impl Session {
         match self.door.ingest.take(&self.client, site, envelope) {
             Ok(accepted) => {
                 self.in_flight += 1;
-                if self.door.submit(accepted, "websocket", &self.answer_to).await { Ok(()) } else { Err(End::Close(CloseCode::Away, None)) }
+                if self.door.submit(accepted, "websocket", &self.answer_to).await {
+                    Ok(())
+                } else {
+                    Err(End::Close(CloseCode::Away, None))
+                }
             }
             Err(refusal) if refusal.sid.is_empty() => Err(End::Close(CloseCode::Invalid, Some(refusal))),
             Err(refusal) => {

@@ -18,6 +18,8 @@ use crate::folder::write_durably;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 
+/// A configuration of some 500,000 sites.
+const CONFIGURATION_BYTES_MAX: usize = 64 * 1024 * 1024;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Central sends its configuration once an hour at least; the connection itself is asked more often.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -71,7 +73,8 @@ enum Broken {
 
 /// The header that shows the token.
 pub fn read_token(path: &std::path::Path) -> Result<MetadataValue<Ascii>, TokenError> {
-    let text = std::fs::read_to_string(path).map_err(|source| TokenError::Unreadable { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| TokenError::Unreadable { path: path.to_owned(), source })?;
     format!("Bearer {}", text.trim()).parse().map_err(|_| TokenError::Bad(path.to_owned()))
 }
 
@@ -95,10 +98,15 @@ impl Uplink {
         }
     }
 
-    async fn stream(&self, latest: &watch::Sender<Option<Vec<ShardLsn>>>, wait: &mut Duration) -> Result<std::convert::Infallible, Broken> {
+    async fn stream(
+        &self,
+        latest: &watch::Sender<Option<Vec<ShardLsn>>>,
+        wait: &mut Duration,
+    ) -> Result<std::convert::Infallible, Broken> {
         let endpoint = Endpoint::from_shared(self.url.clone())?.connect_timeout(CONNECT_MAX);
         let endpoint = endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_while_idle(true);
-        let mut client = UplinkClient::new(endpoint.connect().await?);
+        let mut client =
+            UplinkClient::new(endpoint.connect().await?).max_decoding_message_size(CONFIGURATION_BYTES_MAX);
         let (to_central, frames) = mpsc::channel(4);
         let hello = RegionFrame { frame: Some(ToCentral::Gateway(self.hello.clone())) };
         to_central.try_send(hello).expect("the channel is new and has room for four");

@@ -23,6 +23,11 @@ pub use reason::{explain, is_final, label};
 const EVENT_AGE_MS_MAX: i128 = limits::ACCEPT_LONG_MS as i128;
 /// An event may be this much ahead of its arrival, by the device's clock; it counts as just arrived.
 const EVENT_AHEAD_MS_MAX: i128 = 5 * 60 * 1000;
+/// Bytes of names, pages and properties that one batch may stand for. References make a small batch stand for much: 256 KiB of
+/// them could be written out as 260 MB, in the log and in every queue before Redis. An agent's batch of 16 KiB stands for less.
+const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// An agent reports engagement every few seconds. A page in use for longer than this between two events was not in use.
+const ENGAGED_MS_MAX: u32 = 60 * 60 * 1000;
 /// Bytes of a language tag: the longest that RFC 5646 asks implementations to hold.
 const LANGUAGE_BYTES_MAX: usize = 35;
 /// CSS pixels: no screen is larger.
@@ -83,6 +88,11 @@ pub struct Page {
 }
 
 impl ValidEvent<'_> {
+    fn recorded_bytes(&self) -> usize {
+        let props: usize = self.props.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.name.len() + self.page.hostname.len() + self.page.path.len() + props
+    }
+
     /// A pageview; everything else is an event.
     pub fn is_pageview(&self) -> bool {
         self.name == limits::PAGEVIEW
@@ -132,10 +142,18 @@ pub fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
         let mut strings = Strings::new(&batch.strings);
         let mut at_ms = i128::from(batch.base_ms); // wide enough for 10,000 deltas of 64 bits
         validated.events.reserve(batch.events.len());
+        let mut recorded_bytes = 0;
         for (index, event) in (0..).zip(&batch.events) {
             at_ms += i128::from(event.delta_ms);
             match valid_event(index, event, at_ms, clocks, &mut strings) {
-                Ok(event) => validated.events.push(event),
+                Ok(event) => {
+                    recorded_bytes += event.recorded_bytes();
+                    if recorded_bytes <= RECORD_BYTES_MAX {
+                        validated.events.push(event);
+                    } else {
+                        dropped.events(Reason::RecordTooLarge, 1);
+                    }
+                }
                 Err(reason) => dropped.events(reason, 1),
             }
         }
@@ -176,7 +194,7 @@ fn valid_event<'a>(
         page,
         referrer: referrer.and_then(|referrer| strings.referrer(referrer)),
         props,
-        engaged_ms: event.engaged_ms,
+        engaged_ms: event.engaged_ms.min(ENGAGED_MS_MAX),
     })
 }
 

@@ -184,6 +184,13 @@ impl Link {
 
     /// Puts this version's functions into Redis, in place of any other's.
     pub async fn load_functions(&mut self) -> Result<(), LinkError> {
+        // A full Redis refuses to load, and must be led all the same: only settling empties it.
+        let mut list = redis::cmd("FUNCTION");
+        list.arg("LIST").arg("LIBRARYNAME").arg("tideline").arg("WITHCODE");
+        let loaded: Value = list.query_async(&mut self.connection).await?;
+        if holds(&loaded, FUNCTIONS.as_bytes()) {
+            return Ok(());
+        }
         Ok(redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(FUNCTIONS).exec_async(&mut self.connection).await?)
     }
 
@@ -348,5 +355,14 @@ impl Reply {
 
     pub(crate) fn unknown(&self) -> LinkError {
         LinkError::Unknown(format!("{} {:?}", self.word, self.rest))
+    }
+}
+
+/// Whether these bytes are somewhere in an answer.
+fn holds(value: &Value, wanted: &[u8]) -> bool {
+    match value {
+        Value::BulkString(bytes) => bytes == wanted,
+        Value::Array(values) => values.iter().any(|value| holds(value, wanted)),
+        _ => false,
     }
 }

@@ -10,7 +10,7 @@ use crate::store::Flush;
 
 /// The bytes of a flush in memory, at most. A region that gathers more while central is away cannot be told to shed,
 /// so the bound is far above what ten seconds or an hour bring: about four million rows.
-pub const FLUSH_BYTES_MAX: usize = 256 << 20;
+pub const FLUSH_BYTES_MAX: usize = 1 << 30;
 
 /// The flush of a stream that is on its way, if one is.
 #[derive(Debug, Default)]

@@ -44,7 +44,12 @@ pub fn merge(prev: Lsn, records: &[Logged], duplicates: &HashSet<Lsn>) -> Call {
     call
 }
 
-fn add_event(counters: &mut HashMap<Vec<u8>, u64>, sightings: &mut HashSet<Sighting>, record: &Record, event: &RecordedEvent) {
+fn add_event(
+    counters: &mut HashMap<Vec<u8>, u64>,
+    sightings: &mut HashSet<Sighting>,
+    record: &Record,
+    event: &RecordedEvent,
+) {
     let is_pageview = event.name == PAGEVIEW;
     let (kind, value, metric) = if is_pageview {
         (Kind::Page, &event.path, Metric::Pageviews)
@@ -54,7 +59,9 @@ fn add_event(counters: &mut HashMap<Vec<u8>, u64>, sightings: &mut HashSet<Sight
     let minute = u32::try_from(event.at_ms / MINUTE_MS).unwrap_or(u32::MAX);
     let mut add = |kind, value: &str, metric, increment| {
         let site = record.site.clone();
-        *counters.entry(Counter::Rollup { kind, metric, minute, site, value: value.to_owned() }.to_field()).or_default() += increment;
+        *counters
+            .entry(Counter::Rollup { kind, metric, minute, site, value: value.to_owned() }.to_field())
+            .or_default() += increment;
     };
     add(Kind::Total, "", metric, 1);
     add(kind, value, metric, 1);
@@ -66,7 +73,13 @@ fn add_event(counters: &mut HashMap<Vec<u8>, u64>, sightings: &mut HashSet<Sight
         add(Kind::Page, &event.path, Metric::EngagedMs, u64::from(event.engaged_ms));
     }
     let quarter = u32::try_from(event.at_ms / QUARTER_MS).unwrap_or(u32::MAX);
-    sightings.insert(Sighting { kind, quarter, site: record.site.clone(), value: value.clone(), visitor: record.visitor });
+    sightings.insert(Sighting {
+        kind,
+        quarter,
+        site: record.site.clone(),
+        value: value.clone(),
+        visitor: record.visitor,
+    });
 }
 
 /// sent = counted + dropped, over distinct batches.
@@ -74,7 +87,10 @@ fn add_to_ledger(counters: &mut HashMap<Vec<u8>, u64>, record: &Record) {
     add_ledger(counters, record, Reason::Unspecified, Tally::Events, record.events.len() as u64);
     add_ledger(counters, record, Reason::Unspecified, Tally::Batches, 1);
     for dropped in &record.dropped {
-        let reason = i32::try_from(dropped.reason).ok().and_then(|reason| Reason::try_from(reason).ok()).unwrap_or(Reason::Malformed);
+        let reason = i32::try_from(dropped.reason)
+            .ok()
+            .and_then(|reason| Reason::try_from(reason).ok())
+            .unwrap_or(Reason::Malformed);
         add_ledger(counters, record, reason, Tally::Events, u64::from(dropped.events));
         add_ledger(counters, record, reason, Tally::Batches, u64::from(dropped.batches));
     }
@@ -139,7 +155,8 @@ mod tests {
         let call = merge(Lsn(4), &records, &HashSet::new());
         assert_eq!((call.prev, call.last, call.batches.len()), (Lsn(4), Lsn(6), 1));
         assert_eq!(total(&call, Metric::Pageviews), 1);
-        let duplicate = Counter::Ledger { reason: Reason::Unspecified, tally: Tally::Duplicates, day: 0, site: "shop".into() };
+        let duplicate =
+            Counter::Ledger { reason: Reason::Unspecified, tally: Tally::Duplicates, day: 0, site: "shop".into() };
         assert_eq!(call.counters[&duplicate.to_field()], 1);
     }
 

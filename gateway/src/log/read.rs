@@ -57,9 +57,9 @@ impl Reader {
 
     /// The committed group that holds `lsn`.
     fn group_with(&mut self, lsn: Lsn) -> Result<Group<'_>, LogError> {
-        // The segment in memory may have ended here, or have grown since it was read: it is looked up once more.
+        // The segment in memory may have ended here, or have been read while it was written: then it is read once more.
         let in_memory = match self.at.take() {
-            Some(at) if at.next <= lsn => at.forward(lsn)?,
+            Some(at) if at.next <= lsn => at.forward(lsn).ok().flatten(),
             _ => None,
         };
         let at = match in_memory {
@@ -77,7 +77,9 @@ impl Reader {
 impl Position {
     /// The start of the segment that holds `lsn` if any does.
     fn open(folder: &Path, lsn: Lsn) -> Result<Option<Self>, LogError> {
-        let Some((_, segment)) = segments(folder)?.into_iter().rev().find(|(first, _)| *first <= lsn) else { return Ok(None) };
+        let Some((_, segment)) = segments(folder)?.into_iter().rev().find(|(first, _)| *first <= lsn) else {
+            return Ok(None);
+        };
         let bytes = fs::read(&segment).map_err(|source| LogError::Io { path: segment.clone(), source })?;
         let header = header(&segment, &bytes)?;
         Ok(Some(Self { segment, bytes, offset: HEADER_BYTES, next: header.first }))
@@ -111,7 +113,8 @@ pub fn segments(folder: &Path) -> Result<Vec<(Lsn, PathBuf)>, LogError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        let first = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse().ok());
+        let first =
+            path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".log")).and_then(|n| n.parse().ok());
         if let Some(first) = first {
             found.push((Lsn(first), path));
         }

@@ -3,7 +3,8 @@
 //! ```text
 //! segment  header (64 bytes), groups, zeros up to its preallocated size
 //! header   "TIDELOG1", format u32, shard u32, gateway (16), first LSN u64, CRC32C u32 of what is before it, zeros
-//! group    "GRUP", payload bytes u32, first LSN u64, records u32 | payload | "CMIT", CRC32C u32 of all before it
+//! group    "GRUP", payload bytes u32, first LSN u64, records u32 | payload | "CMIT", CRC32C u32 of all before it, seeded with the
+//!          header's
 //! payload  a record after the other: bytes u32, an encoded `tideline.record.v1.Record`
 //! ```
 //! Numbers are little endian.
@@ -14,6 +15,8 @@ use uuid::Uuid;
 /// Of this layout.
 pub const FORMAT: u32 = 1;
 pub const HEADER_BYTES: usize = 64;
+/// The header's own checksum, which is also the seed of its groups'.
+const SEED_AT: usize = 40;
 const MAGIC: &[u8; 8] = b"TIDELOG1";
 const GROUP: &[u8; 4] = b"GRUP";
 const COMMIT: &[u8; 4] = b"CMIT";
@@ -43,13 +46,20 @@ impl Header {
         bytes[12..16].copy_from_slice(&self.shard.0.to_le_bytes());
         bytes[16..32].copy_from_slice(self.gateway.as_bytes());
         bytes[32..40].copy_from_slice(&self.first.0.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[..40]);
-        bytes[40..44].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[..SEED_AT]);
+        bytes[SEED_AT..SEED_AT + 4].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
+    /// Where the checksums of this segment's groups begin. No client knows it, so no property can hold bytes that pass for a group.
+    pub fn seed(&self) -> u32 {
+        u32_at(&self.to_bytes(), SEED_AT)
+    }
+
     pub fn read(bytes: &[u8]) -> Result<Self, BadHeader> {
-        let Some(head) = bytes.first_chunk::<HEADER_BYTES>() else { return Err(BadHeader::Damaged("the segment's header is cut off")) };
+        let Some(head) = bytes.first_chunk::<HEADER_BYTES>() else {
+            return Err(BadHeader::Damaged("the segment's header is cut off"));
+        };
         if &head[..8] != MAGIC {
             return Err(BadHeader::Damaged("this is not a segment"));
         }
@@ -57,7 +67,7 @@ impl Header {
         if format != FORMAT {
             return Err(BadHeader::Format(format));
         }
-        if u32_at(head, 40) != crc32c::crc32c(&head[..40]) {
+        if u32_at(head, SEED_AT) != crc32c::crc32c(&head[..SEED_AT]) {
             return Err(BadHeader::Damaged("the segment's header has a wrong checksum"));
         }
         let gateway = Uuid::from_slice(&head[16..32]).expect("sixteen bytes");
@@ -83,7 +93,7 @@ impl GroupWriter {
     }
 
     pub fn add(&mut self, record: &impl proto::Message) {
-        let len = u32::try_from(record.encoded_len()).expect("a record comes from a frame of 64 KiB");
+        let len = u32::try_from(record.encoded_len()).expect("a record is bounded when it is validated");
         self.bytes.extend_from_slice(&len.to_le_bytes());
         record.encode(&mut self.bytes).expect("a vector grows");
         self.records += 1;
@@ -93,12 +103,12 @@ impl GroupWriter {
         self.bytes.len() + COMMIT_BYTES
     }
 
-    /// The group with its commit record.
-    pub fn commit(&mut self) -> &[u8] {
+    /// The group with its commit record. `seed` is the segment's ([`Header::seed`]).
+    pub fn commit(&mut self, seed: u32) -> &[u8] {
         let payload = u32::try_from(self.bytes.len() - GROUP_HEAD_BYTES).expect("a group is bounded");
         self.bytes[4..8].copy_from_slice(&payload.to_le_bytes());
         self.bytes[16..20].copy_from_slice(&self.records.to_le_bytes());
-        let crc = crc32c::crc32c(&self.bytes);
+        let crc = crc32c::crc32c_append(seed, &self.bytes);
         self.bytes.extend_from_slice(COMMIT);
         self.bytes.extend_from_slice(&crc.to_le_bytes());
         &self.bytes
@@ -116,7 +126,7 @@ pub struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// The group that starts at `at`; `None` if no complete one does.
+    /// The group that starts at `at` in a segment whose header was read; `None` if no complete one does.
     pub fn read(segment: &'a [u8], at: usize) -> Option<Self> {
         let head = segment.get(at..at + GROUP_HEAD_BYTES)?;
         if &head[..4] != GROUP {
@@ -124,7 +134,9 @@ impl<'a> Group<'a> {
         }
         let payload_end = (at + GROUP_HEAD_BYTES).checked_add(u32_at(head, 4) as usize)?;
         let commit = segment.get(payload_end..payload_end.checked_add(COMMIT_BYTES)?)?;
-        if &commit[..4] != COMMIT || u32_at(commit, 4) != crc32c::crc32c(&segment[at..payload_end]) {
+        if &commit[..4] != COMMIT
+            || u32_at(commit, 4) != crc32c::crc32c_append(u32_at(segment, SEED_AT), &segment[at..payload_end])
+        {
             return None;
         }
         let payload = &segment[at + GROUP_HEAD_BYTES..payload_end];

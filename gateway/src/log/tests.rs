@@ -1,10 +1,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use proto::record::Record;
 use proto::sid::Sid;
 use regional_redis::{Lsn, Shard};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
 use super::{Log, LogError, Submission, Waiter, read};
@@ -16,7 +17,10 @@ const GATEWAY: Uuid = Uuid::from_u128(7);
 fn submissions(names: &[&str]) -> Vec<Submission> {
     let (session, _) = mpsc::channel(1);
     let answer = Answer { sid: Sid::from_parts(0, [0; 10]), seq: 1, refused: None };
-    let waiter = || Waiter { answer, session: session.clone(), admission: InFlight::default().admit(0) };
+    let room = Arc::new(Semaphore::new(names.len()));
+    let permit = || Arc::clone(&room).try_acquire_owned().unwrap();
+    let waiter =
+        || Waiter { answer, session: session.clone(), admission: InFlight::default().admit(0), room: permit() };
     names.iter().map(|name| Submission { record: record(name), waiter: waiter() }).collect()
 }
 
@@ -44,11 +48,12 @@ fn the_segment(folder: &Path) -> PathBuf {
 /// A folder with groups of 2, 1 and 3 records; answers where each group ends.
 fn three_groups(folder: &Path) -> Vec<u64> {
     let mut log = open(folder).unwrap().log;
-    [&["a", "b"][..], &["c"], &["d", "e", "f"]].map(|names| {
-        log.commit(submissions(names)).unwrap();
-        log.end
-    })
-    .to_vec()
+    [&["a", "b"][..], &["c"], &["d", "e", "f"]]
+        .map(|names| {
+            log.commit(submissions(names)).unwrap();
+            log.end
+        })
+        .to_vec()
 }
 
 #[test]
@@ -133,5 +138,7 @@ fn a_missing_segment_is_named() {
     fs::remove_file(&segments[1].1).unwrap();
     let mut opened = open(dir.path()).unwrap();
     let last = opened.last;
-    assert!(matches!(opened.reader.read(Lsn(1), last, usize::MAX), Err(LogError::Missing { missing, .. }) if missing == segments[1].0));
+    assert!(
+        matches!(opened.reader.read(Lsn(1), last, usize::MAX), Err(LogError::Missing { missing, .. }) if missing == segments[1].0)
+    );
 }

@@ -33,6 +33,7 @@ pub struct Log {
     pub(super) end: u64,
     size: u64,
     last: Lsn,
+    seed: u32,
     group: GroupWriter,
 }
 
@@ -56,7 +57,7 @@ impl Log {
         };
         fs::create_dir_all(folder).map_err(io(folder))?;
         let segments = read::segments(folder)?;
-        let mut log = match segments.last() {
+        let log = match segments.last() {
             None => Self::create_segment(folder, gateway, shard, Lsn(1), 0).map_err(io(folder))?,
             Some((_, path)) => {
                 let bytes = fs::read(path).map_err(io(path))?;
@@ -70,16 +71,20 @@ impl Log {
                 let size = (bytes.len() as u64).max(end as u64);
                 clear_behind(&file, end as u64, size).map_err(io(path))?;
                 let (folder, path, group) = (folder.to_owned(), path.clone(), GroupWriter::default());
-                Self { folder, gateway, shard, file, path, end: end as u64, size, last, group }
+                Self { folder, gateway, shard, file, path, end: end as u64, size, last, seed: header.seed(), group }
             }
         };
-        log.group = GroupWriter::default();
         Ok(Opened { last: log.last, reader: Reader::new(folder), log })
     }
 
     /// Takes submissions until their channel closes, and hands each committed group on, in order. Returns at the first failure: a
     /// failed flush is never retried.
-    pub fn run(mut self, mut from: mpsc::Receiver<Submission>, to: &mpsc::Sender<Vec<Logged>>, metrics: &Metrics) -> Result<(), LogError> {
+    pub fn run(
+        mut self,
+        mut from: mpsc::Receiver<Submission>,
+        to: &mpsc::Sender<Vec<Logged>>,
+        metrics: &Metrics,
+    ) -> Result<(), LogError> {
         while let Some(first) = from.blocking_recv() {
             let mut waiting = vec![first];
             let mut bytes = 0;
@@ -113,11 +118,15 @@ impl Log {
             *self = Self::create_segment(&self.folder, self.gateway, self.shard, first, needs).map_err(io)?;
             self.group = group;
         }
-        let bytes = self.group.commit();
+        let bytes = self.group.commit(self.seed);
         let written = self.file.write_all_at(bytes, self.end).and_then(|()| self.file.sync_data());
         written.map_err(|source| LogError::Io { path: self.path.clone(), source })?;
         self.end += bytes.len() as u64;
-        let logged = submissions.into_iter().zip(first.0..).map(|(Submission { record, waiter }, lsn)| Logged { lsn: Lsn(lsn), record, waiter: Some(waiter) });
+        let logged = submissions.into_iter().zip(first.0..).map(|(Submission { record, waiter }, lsn)| Logged {
+            lsn: Lsn(lsn),
+            record,
+            waiter: Some(waiter),
+        });
         let logged: Vec<_> = logged.collect();
         self.last = Lsn(self.last.0 + logged.len() as u64);
         Ok(logged)
@@ -131,12 +140,24 @@ impl Log {
         let file = File::options().create(true).truncate(true).read(true).write(true).open(&temporary)?;
         // Allocated ahead, so that a flush writes data and no metadata.
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)?;
-        file.write_all_at(&Header { gateway, shard, first }.to_bytes(), 0)?;
+        let header = Header { gateway, shard, first };
+        file.write_all_at(&header.to_bytes(), 0)?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;
         File::open(folder)?.sync_all()?;
         let (folder, group) = (folder.to_owned(), GroupWriter::default());
-        Ok(Self { folder, gateway, shard, file, path, end: HEADER_BYTES as u64, size, last: Lsn(first.0 - 1), group })
+        Ok(Self {
+            folder,
+            gateway,
+            shard,
+            file,
+            path,
+            end: HEADER_BYTES as u64,
+            size,
+            last: Lsn(first.0 - 1),
+            seed: header.seed(),
+            group,
+        })
     }
 }
 

@@ -51,6 +51,9 @@ pub fn explain(reason: Reason) -> &'static str {
         Reason::ExpiredInDoubt => {
             "the agent sent the events but had no answer before their time was over: they may have been counted"
         }
+        Reason::RecordTooLarge => {
+            "the batch holds more than 1 MiB once every reference is written out: send fewer or shorter properties at a time"
+        }
         Reason::TooLarge => "one event is larger than a batch may be: shorten its properties",
     }
 }
@@ -79,6 +82,7 @@ pub fn label(reason: Reason) -> &'static str {
         Reason::InvalidProps => "invalid_props",
         Reason::Bot => "bot",
         Reason::EmptyBatch => "empty_batch",
+        Reason::RecordTooLarge => "record_too_large",
         Reason::OutboxFull => "outbox_full",
         Reason::Expired => "expired",
         Reason::ExpiredInDoubt => "expired_in_doubt",

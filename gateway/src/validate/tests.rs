@@ -242,7 +242,7 @@ fn reasons() -> Vec<Reason> {
 #[test]
 fn every_reason_is_explained_and_labelled_once() {
     let all = reasons();
-    assert_eq!(all.len(), 25);
+    assert_eq!(all.len(), 26);
     for &reason in &all {
         let expected = reason.as_str_name().trim_start_matches("REASON_").to_lowercase();
         assert_eq!(label(reason), expected);
@@ -302,4 +302,17 @@ proptest! {
             Err(Undecodable::Malformed) => (),
         }
     }
+}
+
+#[test]
+fn a_small_batch_that_stands_for_megabytes_is_cut_at_one() {
+    let mut batch = Batch { base_ms: 1_000, ..Default::default() };
+    batch.strings = vec!["e".into(), "https://shop.example/".into(), "k".repeat(300), "v".repeat(2_000)];
+    let event = Event { name: 1, url: 2, props: [3, 4].repeat(30), engaged_ms: u32::MAX, ..Default::default() };
+    batch.events = vec![event; 100];
+    let validated = validate(&batch, Clocks { arrived_ms: 1_000, sent_ms: 1_000 });
+    assert_eq!(validated.events.len(), 15, "69 KB each");
+    assert_eq!(validated.events[0].engaged_ms, ENGAGED_MS_MAX);
+    let dropped = Dropped { reason: Reason::RecordTooLarge as u32, events: 85, ..Default::default() };
+    assert_eq!(validated.dropped, [dropped]);
 }
