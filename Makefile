@@ -13,8 +13,8 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .PHONY: run test build check bench clean parts machine test-machine agent libchdb
 
-# Where rustup puts cargo, for shells that have not read its profile.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# Where rustup puts cargo, for shells that have not read its profile, and where Debian puts haproxy.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 say = @printf '==> %s\n'
 

@@ -4,8 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-node_major_min=20
-
 main() {
   debian_packages "$1"
   rust
@@ -48,7 +46,7 @@ rust() {
   if ! command -v rustup >/dev/null; then
     local version
     version="$(rustc --version | cut -d ' ' -f 2)"
-    [ "$(printf '%s\n%s\n' "$channel" "$version" | sort -V | head -1)" = "$channel" ] ||
+    at_least "$channel" "$version" ||
       fail "Rust $version is too old: $channel or newer is needed; https://rustup.rs installs it"
     [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] ||
       fail "this Rust lacks the target $target: install it, or Rust with https://rustup.rs, which can add it"
@@ -69,12 +67,20 @@ rust() {
   fi
 }
 
+# Of Vite, which builds the dashboard.
 node() {
-  command -v npm >/dev/null || fail "there is no Node.js with npm: install version $node_major_min or newer"
-  local version
+  local wanted="version 20.19 or a later 20, or 22.12 or newer" version
+  command -v npm >/dev/null || fail "there is no Node.js with npm: install $wanted"
   version="$(command node --version)"
   version="${version#v}"
-  [ "${version%%.*}" -ge "$node_major_min" ] || fail "Node.js $version is too old: version $node_major_min or newer is needed"
+  if at_least 22.12 "$version"; then return; fi
+  if [ "${version%%.*}" = 20 ] && at_least 20.19 "$version"; then return; fi
+  fail "Node.js $version does not build the dashboard: install $wanted"
+}
+
+# Whether the second version is the first or newer.
+at_least() {
+  [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -1)" = "$1" ]
 }
 
 [ "${1-}" = build ] || [ "${1-}" = test ] || fail "usage: scripts/machine.sh build|test"
