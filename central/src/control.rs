@@ -12,7 +12,7 @@ use sqlx::{
     Sqlite, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 pub mod access;
 pub mod salts;
@@ -27,6 +27,8 @@ use sites::Site;
 pub struct Control {
     pool: SqlitePool,
     published: watch::Sender<Arc<Published>>,
+    /// Held from the reading to the sending: of two that publish at once, the later reader must also be the later sender.
+    publishing: Mutex<()>,
 }
 
 /// What every gateway is told, and every request looks its site up in. Replaced as a whole when a part changes.
@@ -90,7 +92,7 @@ impl Control {
             .connect_with(options)
             .await
             .map_err(|source| ControlError::Open { path, source })?;
-        let control = Self { pool, published: watch::Sender::default() };
+        let control = Self { pool, published: watch::Sender::default(), publishing: Mutex::default() };
         control.upgrade().await?;
         control.publish().await?;
         Ok(control)
@@ -127,6 +129,7 @@ impl Control {
 
     /// Reads what is published and tells everyone, if it changed.
     async fn publish(&self) -> Result<(), ControlError> {
+        let _one_at_a_time = self.publishing.lock().await;
         let published = Arc::new(Published { sites: self.read_sites().await?, salts: self.read_salts().await? });
         self.published.send_if_modified(|before| {
             let changed = *before != published;

@@ -119,6 +119,24 @@ async fn a_changed_site_is_published_and_kept() {
     assert_eq!(reopened.site("shop"), Some(site("https://b.example")));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_sites_made_at_once_none_is_missing_from_what_is_published() {
+    const AT_ONCE: usize = 8;
+    let (_folder, control) = control().await;
+    let control = Arc::new(control);
+    for round in 0..20 {
+        let made = (0..AT_ONCE).map(|n| {
+            let site = Site::try_new(&format!("site-{round}-{n}"), &["https://a.example".to_owned()], "UTC").unwrap();
+            let control = control.clone();
+            tokio::spawn(async move { control.put_site(&site, noon()).await.unwrap() })
+        });
+        for made in made.collect::<Vec<_>>() {
+            made.await.unwrap();
+        }
+        assert_eq!(control.published().borrow().sites.len(), (round + 1) * AT_ONCE);
+    }
+}
+
 #[tokio::test]
 async fn salts_last_from_the_day_before_yesterday_until_their_time_is_over() {
     let (_folder, control) = control().await;

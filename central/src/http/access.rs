@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use url::Url;
 
 use super::{Dashboard, Problem};
 use crate::{
@@ -87,9 +88,27 @@ fn session(headers: &HeaderMap) -> Option<SecretHash> {
 }
 
 /// Browsers say where a request comes from. SameSite does not tell ports apart, so a page on another port of this host
-/// would pass as ours without this.
+/// would pass as ours without this. They say `Sec-Fetch-Site` only to https and this machine; to others `Origin` has to do.
 fn from_elsewhere(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-site").is_some_and(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
+    match (headers.get("sec-fetch-site"), headers.get(header::ORIGIN)) {
+        (Some(site), _) => !matches!(site.as_bytes(), b"same-origin" | b"none"),
+        (None, Some(origin)) => !is_origin_of(origin, headers.get(header::HOST)),
+        (None, None) => false,
+    }
+}
+
+/// Whether host and port are those of the request. The scheme is not compared: behind a proxy only the browser knows it.
+fn is_origin_of(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let parsed = || {
+        let origin = Url::parse(origin.to_str().ok()?).ok()?; // `null` is no URL
+        let asked = Url::parse(&format!("{}://{}", origin.scheme(), host?.to_str().ok()?)).ok()?;
+        Some((origin, asked))
+    };
+    parsed().is_some_and(|(origin, asked)| {
+        origin.has_host()
+            && origin.host() == asked.host()
+            && origin.port_or_known_default() == asked.port_or_known_default()
+    })
 }
 
 /// `POST /api/v2/sign-in-links`
@@ -198,5 +217,32 @@ mod tests {
         assert!(from_elsewhere(&headers("sec-fetch-site", "cross-site")));
         assert!(!from_elsewhere(&headers("sec-fetch-site", "same-origin")));
         assert!(!from_elsewhere(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn where_browsers_keep_sec_fetch_site_to_themselves_the_origin_is_the_host() {
+        let elsewhere = |origin: &str, host: &str| {
+            let mut headers = headers("origin", origin);
+            headers.insert(header::HOST, host.parse().unwrap());
+            from_elsewhere(&headers)
+        };
+        assert!(!elsewhere("http://stats.internal:8000", "stats.internal:8000"));
+        assert!(!elsewhere("http://stats.internal", "stats.internal:80"));
+        assert!(!elsewhere("https://stats.internal", "stats.internal"));
+        assert!(!elsewhere("http://[::1]:8000", "[::1]:8000"));
+        assert!(elsewhere("http://stats.internal:8090", "stats.internal:8000"));
+        assert!(elsewhere("http://stats.internal", "stats.internal:8000"));
+        assert!(elsewhere("http://evil.example:8000", "stats.internal:8000"));
+        assert!(elsewhere("null", "stats.internal:8000"));
+        assert!(elsewhere("null", "null"));
+        assert!(from_elsewhere(&headers("origin", "http://stats.internal")), "no host to compare with");
+    }
+
+    #[test]
+    fn what_a_browser_says_of_itself_wins_over_a_host_that_a_proxy_changed() {
+        let mut headers = headers("origin", "https://stats.example");
+        headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:8000"));
+        headers.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
+        assert!(!from_elsewhere(&headers));
     }
 }
