@@ -1,32 +1,30 @@
-//! What a request may ask for, and what every core shares.
+//! What every core shares: who a client is, and the way into the log.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use axum::Router;
-use axum::extract::{Path, Request, State};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use http::{HeaderMap, StatusCode, header};
+use axum::extract::Request;
+use http::header;
 use proto::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_http::compression::CompressionLayer;
 
 use crate::address::{ForwardedHeader, TrustedProxies, client_address};
 use crate::answer::Answer;
 use crate::config::Limits;
 use crate::ingest::{Accepted, Client, Ingest};
-use crate::listen::Peer;
 use crate::log::{Submission, Waiter};
 use crate::metrics::Metrics;
 use crate::throttle::Throttles;
-use crate::{agent_files, post, stream};
 
 /// 64 MiB: at 100 bytes an event, ten times what Redis counts in a second.
 pub const ROOM_KIB: u32 = 64 * 1024;
+
+/// Whoever connected, or whom a trusted proxy's PROXY header names.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
 
 /// What the cores share.
 pub struct Door {
@@ -56,35 +54,6 @@ pub struct Door {
     pub sessions: TaskTracker,
     /// The gateway is leaving.
     pub stop: CancellationToken,
-}
-
-/// The routes of one core.
-pub fn router(door: Arc<Door>) -> Router {
-    let files = Router::new()
-        .route(
-            "/{file}",
-            get(|Path(file): Path<String>, headers: HeaderMap| async move { agent_files::serve(&file, &headers) }),
-        )
-        .layer(CompressionLayer::new());
-    Router::new()
-        .route("/v1/stream", get(stream::upgrade))
-        .route("/v1/batch", axum::routing::post(post::batch).options(post::preflight))
-        .route("/live", get(|| async { "live\n" }))
-        .route("/ready", get(ready))
-        .with_state(door)
-        .merge(files)
-}
-
-async fn ready(State(door): State<Arc<Door>>) -> Response {
-    if door.ready.load(Ordering::Relaxed) {
-        "ready\n".into_response()
-    } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: redis is away or not approved by an aggregator, or the clock is off\n",
-        )
-            .into_response()
-    }
 }
 
 impl Door {

@@ -1,9 +1,10 @@
 //! A gateway: where an event enters the region. Its way, file by file:
 //!
-//! [`listen`] takes the connection (one runtime a core), [`address`] says whose it is, [`door`] routes it to [`stream`]
-//! (WebSocket) or [`post`]. [`throttle`] asks it to slow down, [`ingest`] turns a transmission into a record: [`sites`] admits,
-//! [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve what the bytes do not say.
-//! [`log`] makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells the agent.
+//! [`listen`] takes the connection (one runtime a core), [`routes`] leads it to [`stream`] (WebSocket) or [`post`], [`address`]
+//! says whose it is; [`door`] is what the cores share. [`throttle`] asks it to slow down, [`ingest`] turns a transmission into
+//! a record: [`sites`] admits, [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve
+//! what the bytes do not say. [`log`] makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells
+//! the agent.
 
 pub mod address;
 pub mod admin;
@@ -23,6 +24,7 @@ pub mod log;
 pub mod metrics;
 pub mod post;
 pub mod proxy_protocol;
+pub mod routes;
 mod service;
 pub mod sites;
 pub mod source;

@@ -1,7 +1,7 @@
 //! One runtime a core, each with a listener of its own on the same port: a session never leaves the core that took it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +13,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::door::{self, Door};
-use crate::proxy_protocol;
+use crate::door::{Door, Peer};
+use crate::{proxy_protocol, routes};
 
 const BACKLOG: i32 = 4096;
 /// After this long a stopping core drops what has not finished: its batches are in the log, and their agents ask again.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
 /// Sockets fail to be accepted when files run out; a pause lets some close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Whoever connected, or whom a trusted proxy's PROXY header names.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +60,7 @@ fn shared_listener(address: SocketAddr) -> io::Result<StdListener> {
 /// Serves one core until the gateway stops, then waits for its connections.
 pub async fn serve(listener: StdListener, door: Arc<Door>) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let router = door::router(Arc::clone(&door));
+    let router = routes::router(Arc::clone(&door));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
