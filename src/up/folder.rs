@@ -1,8 +1,8 @@
 //! The data folder of `tideline up`: one running instance owns it, and everything it keeps lies in it.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -145,15 +145,17 @@ fn read_pid(file: &mut File) -> String {
     }
 }
 
-/// 32 random bytes as base64url, readable by this user only, made once.
+/// 32 random bytes as base64url, made once; readable by this user only, also where someone else made the file.
 fn make_secret(path: &Path) -> std::io::Result<()> {
+    let private = || Permissions::from_mode(0o600);
     match std::fs::metadata(path) {
-        Ok(found) if found.len() > 0 => return Ok(()),
+        Ok(found) if found.len() > 0 => return std::fs::set_permissions(path, private()),
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(private())?; // an empty file keeps the mode it has
     writeln!(file, "{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))?;
     file.sync_all()
 }

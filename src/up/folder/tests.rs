@@ -1,5 +1,3 @@
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
 
 fn mode(path: &Path) -> u32 {
@@ -23,6 +21,21 @@ fn a_new_folder_is_private_and_keeps_its_keys() {
     let second = DataFolder::open(&root).unwrap();
     assert_eq!(std::fs::read_to_string(second.api_key_file()).unwrap(), key);
     assert_eq!(std::fs::read_to_string(second.uplink_token_file()).unwrap(), token);
+}
+
+#[test]
+fn keys_that_others_could_read_become_private() {
+    let root = tempfile::tempdir().unwrap();
+    make(&root.path().join("run")).unwrap();
+    let (key, token) = (root.path().join("api-key"), root.path().join("run/uplink-token"));
+    for (path, text) in [(&key, "given\n"), (&token, "")] {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+    }
+    let folder = DataFolder::open(root.path()).unwrap();
+    assert_eq!((mode(&folder.api_key_file()), mode(&folder.uplink_token_file())), (0o600, 0o600));
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "given\n");
+    assert!(!std::fs::read_to_string(&token).unwrap().is_empty());
 }
 
 #[test]
