@@ -1,14 +1,15 @@
 //! What was acknowledged against what central counts.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use serde::Serialize;
+use reqwest::Url;
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use crate::{
     scenario::Scenario,
     stats_api::{Counts, StatsApi, StatsApiError},
-    tally::{Events, Sums},
+    tally::{Batches, Due, Events, Sums},
 };
 
 /// Between two looks at the counts.
@@ -36,6 +37,10 @@ pub struct Audit {
     pub pageviews: Line,
     /// The same for custom events alone.
     pub custom_events: Line,
+    /// The same for each page that was viewed: its pageviews.
+    pub pages: BTreeMap<String, Line>,
+    /// The same for each name of an event, `pageview` among them.
+    pub event_names: BTreeMap<String, Line>,
     /// One an agent of which something was acknowledged. Absent where gaps between events may end a visit.
     pub visits: Option<Line>,
     /// One an agent of which something was acknowledged.
@@ -61,12 +66,49 @@ impl Line {
     }
 }
 
+/// Why a run does not pass.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum Fault {
+    /// Central counts something else than was sent and not dropped.
+    #[error("the counts are wrong")]
+    WrongCounts,
+    /// Then right counts prove nothing.
+    #[error("nothing was acknowledged")]
+    NothingAcknowledged,
+    /// More than the scenario allows.
+    #[error("{dropped} of {sent} events were dropped, and dropped_share_max is {share_max}")]
+    Dropped {
+        /// Events dropped.
+        dropped: u64,
+        /// Events sent.
+        sent: u64,
+        /// What the scenario allows.
+        share_max: f64,
+    },
+    /// An agent is broken.
+    #[error("{0} transmissions changed the bytes of their batch")]
+    AlteredBatches(u64),
+    /// An agent or a gateway is broken.
+    #[error("{0} answers were unreadable or for nothing that was sent")]
+    UnknownAnswers(u64),
+}
+
+impl Serialize for Fault {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// What a run expects to find counted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Expected {
     sent: Events,
     acknowledged: Events,
     dropped: Events,
+    /// Pageviews by page, as central names it.
+    pages: BTreeMap<String, u64>,
+    /// Events by name.
+    names: BTreeMap<String, u64>,
     agents: u64,
     one_visit_each: bool,
 }
@@ -74,17 +116,20 @@ pub struct Expected {
 impl Expected {
     /// From what the agents know.
     pub fn of(sums: &Sums, scenario: &Scenario) -> Self {
+        let Due { pages, names } = &sums.due;
         Self {
             sent: sums.sent,
             acknowledged: sums.acknowledged,
             dropped: sums.dropped,
+            pages: by_path(pages),
+            names: names.clone(),
             agents: sums.agents_acknowledged,
             one_visit_each: scenario.gap() <= VISIT_GAP_MAX,
         }
     }
 
     /// The comparison with what central counted before and counts now.
-    pub fn against(&self, before: Counts, now: Counts) -> Audit {
+    pub fn against(&self, before: &Counts, now: &Counts) -> Audit {
         let since = |now: u64, before: u64| now.saturating_sub(before);
         let pageviews = since(now.pageviews, before.pageviews);
         let counted = since(now.events, before.events);
@@ -98,6 +143,8 @@ impl Expected {
             unacknowledged: due(self.sent.all(), self.dropped.all() + self.acknowledged.all()),
             pageviews: Line::new(due(self.sent.pageviews, self.dropped.pageviews), pageviews),
             custom_events: Line::new(due(self.sent.custom, self.dropped.custom), counted.saturating_sub(pageviews)),
+            pages: lines(&self.pages, &before.pages, &now.pages),
+            event_names: lines(&self.names, &before.names, &now.names),
             visits: self.one_visit_each.then(|| Line::new(self.agents, since(now.visits, before.visits))),
             visitors: Line::new(self.agents, since(now.visitors, before.visitors)),
             right_after_s: None,
@@ -105,14 +152,48 @@ impl Expected {
     }
 }
 
+/// By what central counts as the page: the URL's path as the standard writes it.
+fn by_path(urls: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let mut pages = BTreeMap::new();
+    for (url, count) in urls {
+        let page = Url::parse(url).map_or_else(|_| url.clone(), |url| url.path().to_owned());
+        *pages.entry(page).or_default() += count;
+    }
+    pages
+}
+
+/// A line for each key that something is expected of, and for each that something was counted of since.
+fn lines(
+    expected: &BTreeMap<String, u64>,
+    before: &BTreeMap<String, u64>,
+    now: &BTreeMap<String, u64>,
+) -> BTreeMap<String, Line> {
+    let of = |counts: &BTreeMap<String, u64>, key: &String| counts.get(key).copied().unwrap_or(0);
+    let line = |key: &String| Line::new(of(expected, key), of(now, key).saturating_sub(of(before, key)));
+    let all = expected.keys().chain(now.keys()).map(|key| (key.clone(), line(key)));
+    all.filter(|(_, line)| line.expected > 0 || line.counted > 0).collect()
+}
+
 impl Audit {
     /// Whether every count is what it should be.
-    pub fn passed(&self) -> bool {
-        self.difference == 0
-            && self.pageviews.difference == 0
-            && self.custom_events.difference == 0
-            && self.visits.is_none_or(|line| line.difference == 0)
-            && self.visitors.difference == 0
+    pub fn counts_are_right(&self) -> bool {
+        let totals = [Some(self.pageviews), Some(self.custom_events), self.visits, Some(self.visitors)];
+        let mut lines = totals.iter().flatten().chain(self.pages.values()).chain(self.event_names.values());
+        self.difference == 0 && lines.all(|line| line.difference == 0)
+    }
+
+    /// All that is wrong with the run: right counts alone do not prove that it did what it was to do.
+    pub fn faults(&self, batches: &Batches, dropped_share_max: f64) -> Vec<Fault> {
+        let &Self { sent, acknowledged, dropped, .. } = self;
+        let share = dropped as f64 / sent.max(1) as f64;
+        let checks = [
+            (!self.counts_are_right(), Fault::WrongCounts),
+            (acknowledged == 0, Fault::NothingAcknowledged),
+            (share > dropped_share_max, Fault::Dropped { dropped, sent, share_max: dropped_share_max }),
+            (batches.altered > 0, Fault::AlteredBatches(batches.altered)),
+            (batches.unknown_answers > 0, Fault::UnknownAnswers(batches.unknown_answers)),
+        ];
+        checks.into_iter().filter_map(|(wrong, fault)| wrong.then_some(fault)).collect()
     }
 }
 
@@ -141,8 +222,8 @@ pub async fn before(api: &StatsApi, settle: Duration) -> Result<Counts, StatsApi
 /// Looks until the counts are right and stay so for `settle`, or until `limit` has passed; then says what they are.
 pub async fn after(
     api: &StatsApi,
-    expected: Expected,
-    before: Counts,
+    expected: &Expected,
+    before: &Counts,
     limit: Duration,
     settle: Duration,
 ) -> Result<Audit, StatsApiError> {
@@ -156,8 +237,8 @@ pub async fn after(
             Err(error) if late => return Err(error),
             Err(error) => tracing::warn!(%error, "central did not answer, asking again"),
             Ok(now) => {
-                let audit = expected.against(before, now);
-                if !audit.passed() {
+                let audit = expected.against(before, &now);
+                if !audit.counts_are_right() {
                     right_since = None;
                     if late {
                         return Ok(audit);
@@ -173,80 +254,4 @@ pub async fn after(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn expected(sent: Events, acknowledged: Events, dropped: Events, agents: u64) -> Expected {
-        Expected { sent, acknowledged, dropped, agents, one_visit_each: true }
-    }
-
-    fn events(pageviews: u64, custom: u64) -> Events {
-        Events { pageviews, custom }
-    }
-
-    const BEFORE: Counts = Counts { pageviews: 100, events: 130, visits: 10, visitors: 9 };
-
-    fn grown(pageviews: u64, custom: u64, visits: u64) -> Counts {
-        Counts {
-            pageviews: BEFORE.pageviews + pageviews,
-            events: BEFORE.events + pageviews + custom,
-            visits: BEFORE.visits + visits,
-            visitors: BEFORE.visitors + visits,
-        }
-    }
-
-    #[test]
-    fn everything_acknowledged_and_counted_is_no_difference() {
-        let audit = expected(events(8, 3), events(8, 2), events(0, 1), 2).against(BEFORE, grown(8, 2, 2));
-        assert!(audit.passed());
-        assert_eq!(
-            (audit.sent, audit.acknowledged, audit.counted, audit.dropped, audit.difference),
-            (11, 10, 10, 1, 0)
-        );
-        assert_eq!(audit.unacknowledged, 0);
-    }
-
-    #[test]
-    fn a_lost_event_is_above_zero_and_a_doubled_one_below() {
-        let expected = expected(events(8, 2), events(8, 2), events(0, 0), 2);
-        assert_eq!(expected.against(BEFORE, grown(7, 2, 2)).difference, 1);
-        assert_eq!(expected.against(BEFORE, grown(8, 3, 2)).difference, -1);
-    }
-
-    #[test]
-    fn a_pageview_counted_as_an_event_does_not_pass() {
-        let audit = expected(events(8, 2), events(8, 2), events(0, 0), 2).against(BEFORE, grown(7, 3, 2));
-        assert_eq!(audit.difference, 0);
-        assert_eq!((audit.pageviews.difference, audit.custom_events.difference), (1, -1));
-        assert!(!audit.passed());
-    }
-
-    #[test]
-    fn an_event_without_an_answer_is_no_difference_only_if_it_is_counted() {
-        let expected = expected(events(8, 2), events(7, 2), events(0, 0), 2);
-        assert!(expected.against(BEFORE, grown(8, 2, 2)).passed());
-        let lost = expected.against(BEFORE, grown(7, 2, 2));
-        assert_eq!((lost.difference, lost.unacknowledged), (1, 1));
-    }
-
-    #[test]
-    fn a_visit_too_many_does_not_pass() {
-        let audit = expected(events(8, 2), events(8, 2), events(0, 0), 2).against(BEFORE, grown(8, 2, 3));
-        assert_eq!(audit.visits.unwrap().difference, -1);
-        assert!(!audit.passed());
-    }
-
-    proptest! {
-        #[test]
-        fn it_passes_exactly_when_what_is_due_is_counted(
-            sent_views in 0u64..1000, sent_custom in 0u64..1000, views in 0u64..1000, custom in 0u64..1000,
-        ) {
-            let sent = events(sent_views, sent_custom);
-            let audit = expected(sent, sent, events(0, 0), 1).against(BEFORE, grown(views, custom, 1));
-            prop_assert_eq!(audit.passed(), (views, custom) == (sent_views, sent_custom));
-            prop_assert_eq!(audit.difference, (sent_views + sent_custom) as i64 - (views + custom) as i64);
-        }
-    }
-}
+mod tests;

@@ -135,7 +135,7 @@ pub async fn run(args: Args) -> Result<Report, Error> {
 
     eprintln!("auditing: asking central until its counts stand for {} s", scenario.settle_s);
     let expected = audit::Expected::of(&tally.lock(), &scenario);
-    let audited = audit::after(&api, expected, before, seconds(scenario.count_s), seconds(scenario.settle_s));
+    let audited = audit::after(&api, &expected, &before, seconds(scenario.count_s), seconds(scenario.settle_s));
     let audit = tokio::select! {
         audit = audited => audit?,
         _ = tokio::signal::ctrl_c() => return Err(Error::Interrupted),
@@ -147,7 +147,7 @@ pub async fn run(args: Args) -> Result<Report, Error> {
         duration: load.duration,
         interrupted: load.interrupted,
     };
-    let report = Report::new(&tally.lock(), audit, run);
+    let report = Report::new(&tally.lock(), audit, scenario.dropped_share_max, run);
     println!("{report}");
     if let Some(path) = args.json {
         write(&path, &report).map_err(|source| Error::Output { path, source })?;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::{
     gateway::frame_header_bytes,
     tally::{Events, Sums, Tally},
+    walk::Event,
 };
 
 /// The books of one agent. They are kept from what passes the connection and what the agent says of its batches; what is
@@ -26,7 +27,7 @@ pub struct Receipts {
 
 struct Waiting {
     intended: Instant,
-    is_pageview: bool,
+    event: Event,
 }
 
 struct Transmitted {
@@ -46,21 +47,16 @@ impl Receipts {
     }
 
     /// An event was handed to the agent, which took it or did not.
-    pub fn handed_over(
-        &mut self,
-        now: Instant,
-        intended: Instant,
-        is_pageview: bool,
-        taken: Result<EventNumber, NotTaken>,
-    ) {
+    pub fn handed_over(&mut self, now: Instant, intended: Instant, event: Event, taken: Result<EventNumber, NotTaken>) {
         let mut sums = self.tally.lock();
-        sums.sent += Events::one(is_pageview);
+        sums.sent += Events::one(event.is_pageview());
+        sums.due.add(&event);
         sums.lateness.record(now.saturating_duration_since(intended));
         match taken {
             Ok(number) => {
-                self.waiting.insert(number, Waiting { intended, is_pageview });
+                self.waiting.insert(number, Waiting { intended, event });
             }
-            Err(NotTaken::GivenUp(reason)) => drop_event(&mut sums, is_pageview, reason),
+            Err(NotTaken::GivenUp(reason)) => drop_event(&mut sums, &event, reason),
             // The agent was told that it is not wanted: the run ends for it, and the event stays without an outcome.
             Err(NotTaken::Stopped) => {}
         }
@@ -103,25 +99,26 @@ impl Receipts {
         let EventNumber(first) = settled.first_event;
         for number in (first..).take(settled.events as usize) {
             // An agent that settles what it was never given has its events counted nowhere: the audit says so.
-            let Some(event) = self.waiting.remove(&EventNumber(number)) else {
+            let Some(Waiting { intended, event }) = self.waiting.remove(&EventNumber(number)) else {
                 sums.batches.unknown_answers += 1;
                 continue;
             };
             match settled.outcome {
                 Outcome::Acknowledged => {
-                    sums.acknowledged += Events::one(event.is_pageview);
-                    sums.latency.record(now.saturating_duration_since(event.intended));
+                    sums.acknowledged += Events::one(event.is_pageview());
+                    sums.latency.record(now.saturating_duration_since(intended));
                 }
                 Outcome::Dropped(reason) | Outcome::GivenUp(reason) => {
-                    drop_event(&mut sums, event.is_pageview, reason);
+                    drop_event(&mut sums, &event, reason);
                 }
             }
         }
     }
 }
 
-fn drop_event(sums: &mut Sums, is_pageview: bool, Reason(reason): Reason) {
-    sums.dropped += Events::one(is_pageview);
+fn drop_event(sums: &mut Sums, event: &Event, Reason(reason): Reason) {
+    sums.dropped += Events::one(event.is_pageview());
+    sums.due.remove(event);
     let name = i32::try_from(reason).ok().and_then(|reason| proto::agent::Reason::try_from(reason).ok()).map_or_else(
         || format!("reason {reason}"),
         |reason| reason.as_str_name().trim_start_matches("REASON_").to_lowercase().replace('_', " "),
@@ -194,15 +191,25 @@ mod tests {
         assert_eq!(seen(&tally), (4, 2, 1));
     }
 
+    fn event(name: &str, url: &str) -> Event {
+        let (name, url) = (name.to_owned(), url.to_owned());
+        Event { name, url, referrer: String::new(), props: Vec::new(), engaged_ms: 0 }
+    }
+
     #[test]
     fn every_event_has_one_outcome() {
         let tally = Arc::new(Tally::default());
         let mut receipts = Receipts::new(tally.clone());
         let now = Instant::now();
         for number in 0..5 {
-            receipts.handed_over(now, now, number != 4, Ok(EventNumber(number)));
+            let event = match number {
+                4 => event("Signup", "https://shop.example/a"),
+                _ => event("pageview", &format!("https://shop.example/a?visit={number}")),
+            };
+            receipts.handed_over(now, now, event, Ok(EventNumber(number)));
         }
-        receipts.handed_over(now, now, true, Err(NotTaken::GivenUp(Reason::OUTBOX_FULL)));
+        let lost = event("pageview", "https://shop.example/b");
+        receipts.handed_over(now, now, lost, Err(NotTaken::GivenUp(Reason::OUTBOX_FULL)));
         receipts.settled(now, settled(2, 3, Outcome::Acknowledged));
         receipts.settled(now, settled(0, 1, Outcome::Dropped(Reason(39))));
         assert_eq!(receipts.outstanding(), 1);
@@ -210,6 +217,11 @@ mod tests {
 
         let sums = tally.lock();
         assert_eq!((sums.sent.all(), sums.acknowledged.all(), sums.dropped.all()), (6, 3, 2));
+        let rows = |counts: &BTreeMap<String, u64>| counts.clone().into_iter().collect::<Vec<_>>();
+        let row = |key: &str, count| (key.to_owned(), count);
+        let pages = [row("https://shop.example/a", 3), row("https://shop.example/b", 0)];
+        assert_eq!(rows(&sums.due.pages), pages);
+        assert_eq!(rows(&sums.due.names), [row("Signup", 1), row("pageview", 3)]);
         assert_eq!((sums.acknowledged.custom, sums.batches.unknown_answers), (1, 1));
         assert_eq!((sums.latency.summary().count, sums.agents_acknowledged), (3, 1));
         assert_eq!((sums.reasons["outbox full"], sums.reasons["bot"]), (1, 1));

@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::{
-    audit::Audit,
+    audit::{Audit, Fault, Line},
     tally::{Batches, Bytes, Connections, Summary, Sums},
 };
 
@@ -17,8 +17,10 @@ pub struct Report {
     pub scenario: String,
     /// The site that was visited.
     pub site: String,
-    /// Whether the audit found no difference and no batch changed its bytes.
+    /// Whether no fault was found.
     pub passed: bool,
+    /// What was wrong.
+    pub faults: Vec<Fault>,
     /// Ended before its time, by a signal.
     pub interrupted: bool,
     /// What was acknowledged against what is counted.
@@ -79,13 +81,15 @@ pub struct BytesReport {
 
 impl Report {
     /// Puts together what the agents know and what the audit found.
-    pub fn new(sums: &Sums, audit: Audit, run: Run) -> Self {
+    pub fn new(sums: &Sums, audit: Audit, dropped_share_max: f64, run: Run) -> Self {
+        let faults = audit.faults(&sums.batches, dropped_share_max);
         let seconds = run.duration.as_secs_f64();
         let per_s = |count: u64| rounded(count as f64 / seconds.max(0.001));
         Self {
             scenario: run.scenario,
             site: run.site,
-            passed: audit.passed() && sums.batches.altered == 0,
+            passed: faults.is_empty(),
+            faults,
             interrupted: run.interrupted,
             audit,
             agents: Agents {
@@ -135,8 +139,8 @@ impl fmt::Display for Report {
         for (reason, events) in &self.dropped {
             writeln!(f, "dropped: {events} events, {reason}")?;
         }
-        if self.batches.altered > 0 {
-            writeln!(f, "broken: {} transmissions changed the bytes of their batch", self.batches.altered)?;
+        for fault in &self.faults {
+            writeln!(f, "FAULT: {fault}")?;
         }
         f.write_str(&self.verdict())
     }
@@ -181,14 +185,12 @@ impl Report {
             ("visits", self.audit.visits),
             ("visitors", Some(self.audit.visitors)),
         ];
-        for (name, line) in lines {
-            let Some(line) = line else { continue };
-            table.add_row([
-                name.to_owned(),
-                line.expected.to_string(),
-                line.counted.to_string(),
-                line.difference.to_string(),
-            ]);
+        let whole = lines.into_iter().filter_map(|(name, line)| Some((name.to_owned(), line?)));
+        let wrong = |(_, line): &(&String, &Line)| line.difference != 0;
+        let pages = self.audit.pages.iter().filter(wrong).map(|(page, line)| (format!("pageviews of {page}"), *line));
+        let names = self.audit.event_names.iter().filter(wrong).map(|(name, line)| (format!("events {name}"), *line));
+        for (name, line) in whole.chain(pages).chain(names) {
+            table.add_row([name, line.expected.to_string(), line.counted.to_string(), line.difference.to_string()]);
         }
         align_right(table)
     }
@@ -199,7 +201,8 @@ impl Report {
         match (self.passed, unacknowledged) {
             (true, 0) => format!("{sum}: every event is accounted for."),
             (true, _) => format!("{sum}: every event is accounted for, though {unacknowledged} were not acknowledged."),
-            (false, _) => format!("{sum}: THE COUNTS ARE WRONG. {unacknowledged} events were not acknowledged."),
+            (false, 0) => format!("{sum}: THE RUN FAILED."),
+            (false, _) => format!("{sum}: THE RUN FAILED. {unacknowledged} events were not acknowledged."),
         }
     }
 }

@@ -37,6 +37,9 @@ pub struct Scenario {
     /// one cut of the region and a little.
     #[serde(default = "default_settle_s")]
     pub settle_s: f64,
+    /// The run fails if a larger share of its events is dropped, 0 to 1. Default 0: none may be.
+    #[serde(default)]
+    pub dropped_share_max: f64,
     /// Share of pageviews among the events, 0 to 1; the others are custom events. Default 0.8.
     #[serde(default = "default_pageview_share")]
     pub pageview_share: f64,
@@ -160,6 +163,8 @@ impl Scenario {
         require(not_negative(self.settle_s), "settle_s", self.settle_s, SECONDS)?;
         let ramp = not_negative(self.ramp_s) && self.ramp_s < self.duration_s;
         require(ramp, "ramp_s", self.ramp_s, "0 or more, and less than duration_s")?;
+        let share = (0.0..=1.0).contains(&self.dropped_share_max);
+        require(share, "dropped_share_max", self.dropped_share_max, "0 to 1")?;
         require((0.0..=1.0).contains(&self.pageview_share), "pageview_share", self.pageview_share, "0 to 1")?;
         check_origin(&self.origin)?;
 
@@ -304,6 +309,7 @@ mod tests {
         for (more, expected) in [
             ("agnets = 3", "unknown field `agnets`"),
             ("pageview_share = 1.5", "`pageview_share` is 1.5, but must be 0 to 1"),
+            ("dropped_share_max = 2", "`dropped_share_max` is 2, but must be 0 to 1"),
             ("ramp_s = 1", "`ramp_s` is 1, but must be 0 or more, and less than duration_s"),
             ("drain_s = nan", "`drain_s` is NaN"),
             ("arrivals = \"daily\"", "unknown variant `daily`, expected `poisson` or `constant`"),

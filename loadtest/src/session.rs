@@ -227,7 +227,7 @@ impl<I: Iterator<Item = Intended>> Session<I> {
             let Event { name, url, referrer, engaged_ms, .. } = &event;
             let told = agent_core::Event { name, url, referrer, props: &props, engaged_ms: *engaged_ms };
             let taken = self.agent.event(self.clock.now_ms(), &told);
-            self.receipts.handed_over(Instant::now(), self.stay.begin + at, event.is_pageview(), taken);
+            self.receipts.handed_over(Instant::now(), self.stay.begin + at, event, taken);
         }
         if elapsed >= self.stay.until {
             self.flush();

@@ -1,12 +1,14 @@
 //! The reports that the audit asks for.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// One query may take this long: reports answer in milliseconds, a central that is starting may need seconds.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Central's own limit for one answer. A site with more pages than this lacks those with the fewest pageviews.
+const ROWS_MAX: usize = 100_000;
 
 /// Central's Stats API for one site.
 pub struct StatsApi {
@@ -17,7 +19,7 @@ pub struct StatsApi {
 }
 
 /// What central says it has counted for a site, over all time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Pageviews.
     pub pageviews: u64,
@@ -27,6 +29,10 @@ pub struct Counts {
     pub visits: u64,
     /// Visitors.
     pub visitors: u64,
+    /// Pageviews by page.
+    pub pages: BTreeMap<String, u64>,
+    /// Events by name; one of the names is `pageview`.
+    pub names: BTreeMap<String, u64>,
 }
 
 /// Central did not answer a query.
@@ -76,7 +82,9 @@ impl StatsApi {
         // Two queries: events are counted by event, visits by visit, and no report needs to join them.
         let [pageviews, events] = self.query(["pageviews", "events"]).await?;
         let [visits, visitors] = self.query(["visits", "visitors"]).await?;
-        Ok(Counts { pageviews, events, visits, visitors })
+        let pages = self.by("event:page", "pageviews").await?;
+        let names = self.by("event:name", "events").await?;
+        Ok(Counts { pageviews, events, visits, visitors, pages, names })
     }
 
     /// Visitors seen in the last minutes, flushed or not.
@@ -93,8 +101,24 @@ impl StatsApi {
 
     async fn query<const N: usize>(&self, metrics: [&str; N]) -> Result<[u64; N], StatsApiError> {
         let body = json!({ "site_id": self.site, "metrics": metrics.as_slice(), "date_range": "all" });
-        let answer = self.send(self.http.post(format!("{}/api/v2/query", self.base)).json(&body)).await?;
+        let answer = self.ask(&body).await?;
         metrics_of(&answer).ok_or_else(|| StatsApiError::Malformed(answer.to_string()))
+    }
+
+    async fn by(&self, dimension: &str, metric: &str) -> Result<BTreeMap<String, u64>, StatsApiError> {
+        let body = json!({
+            "site_id": self.site,
+            "metrics": [metric],
+            "dimensions": [dimension],
+            "date_range": "all",
+            "pagination": { "limit": ROWS_MAX },
+        });
+        let answer = self.ask(&body).await?;
+        rows_of(&answer).ok_or_else(|| StatsApiError::Malformed(answer.to_string()))
+    }
+
+    async fn ask(&self, question: &Value) -> Result<Value, StatsApiError> {
+        self.send(self.http.post(format!("{}/api/v2/query", self.base)).json(question)).await
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, StatsApiError> {
@@ -128,6 +152,16 @@ fn metrics_of<const N: usize>(answer: &Value) -> Option<[u64; N]> {
     (metrics.len() == N).then_some(counts)
 }
 
+/// The only metric of each row, by the row's only dimension.
+fn rows_of(answer: &Value) -> Option<BTreeMap<String, u64>> {
+    let row = |row: &Value| {
+        let [dimension] = row.get("dimensions")?.as_array()?.as_slice() else { return None };
+        let [metric] = row.get("metrics")?.as_array()?.as_slice() else { return None };
+        Some((dimension.as_str()?.to_owned(), metric.as_u64()?))
+    };
+    answer.get("results")?.as_array()?.iter().map(row).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,5 +175,15 @@ mod tests {
         assert_eq!(metrics_of::<2>(&answer(json!([{ "metrics": [7] }]))), None);
         assert_eq!(metrics_of::<1>(&answer(json!([{ "metrics": [-1] }]))), None);
         assert_eq!(metrics_of::<1>(&json!({ "error": "no" })), None);
+    }
+
+    #[test]
+    fn rows_are_read_from_an_answer_with_one_dimension() {
+        let answer = |results: Value| json!({ "results": results, "meta": {}, "query": {} });
+        let rows = json!([{ "metrics": [7], "dimensions": ["/"] }, { "metrics": [2], "dimensions": ["/a"] }]);
+        assert_eq!(rows_of(&answer(rows)), Some(BTreeMap::from([("/".to_owned(), 7), ("/a".to_owned(), 2)])));
+        assert_eq!(rows_of(&answer(json!([]))), Some(BTreeMap::new()));
+        assert_eq!(rows_of(&answer(json!([{ "metrics": [7], "dimensions": [] }]))), None);
+        assert_eq!(rows_of(&answer(json!([{ "metrics": [null], "dimensions": ["/"] }]))), None);
     }
 }

@@ -9,6 +9,8 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::walk::Event;
+
 /// Everything the agents of a run report, shared by all of them.
 #[derive(Default)]
 pub struct Tally {
@@ -51,6 +53,38 @@ impl std::ops::AddAssign for Events {
     }
 }
 
+/// What was sent and not dropped, by the rows of the reports in which it is to be found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Pageviews by their page's URL, without its query.
+    pub pages: BTreeMap<String, u64>,
+    /// Events by their name; a pageview's is `pageview`.
+    pub names: BTreeMap<String, u64>,
+}
+
+impl Due {
+    /// The event was sent.
+    pub fn add(&mut self, event: &Event) {
+        self.change(event, |count| count + 1);
+    }
+
+    /// The event was dropped.
+    pub fn remove(&mut self, event: &Event) {
+        self.change(event, |count| count.saturating_sub(1));
+    }
+
+    fn change(&mut self, event: &Event, to: fn(u64) -> u64) {
+        let change = |counts: &mut BTreeMap<String, u64>, key: &str| match counts.get_mut(key) {
+            Some(count) => *count = to(*count),
+            None => drop(counts.insert(key.to_owned(), to(0))),
+        };
+        change(&mut self.names, &event.name);
+        if event.is_pageview() {
+            change(&mut self.pages, event.url.split(['?', '#']).next().unwrap_or_default());
+        }
+    }
+}
+
 /// Sums over all agents.
 #[derive(Default)]
 pub struct Sums {
@@ -60,6 +94,8 @@ pub struct Sums {
     pub acknowledged: Events,
     /// Finally refused by a gateway, or given up by an agent.
     pub dropped: Events,
+    /// `sent` without `dropped`, one by one.
+    pub due: Due,
     /// `dropped` by reason.
     pub reasons: BTreeMap<String, u64>,
     /// Agents of which at least one event was acknowledged.

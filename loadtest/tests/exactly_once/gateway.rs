@@ -2,7 +2,7 @@
 //! what the client has to survive. What a real gateway does is proved elsewhere, with real ones.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -54,6 +54,24 @@ impl Seen {
         self.counted.values().flat_map(|batch| batch.events.iter().map(|event| name(batch, event))).collect()
     }
 
+    /// Rows of a report by `event:page` or by `event:name`.
+    fn by(&self, dimension: &str) -> BTreeMap<String, usize> {
+        let mut rows = BTreeMap::new();
+        for batch in self.counted.values() {
+            for event in &batch.events {
+                let string = |reference: u32| batch.strings[reference as usize - 1].as_str();
+                let key = match dimension {
+                    "event:page" if string(event.name) != "pageview" => continue,
+                    "event:page" => path(string(event.url)),
+                    "event:name" => string(event.name),
+                    other => panic!("{other}"),
+                };
+                *rows.entry(key.to_owned()).or_default() += 1;
+            }
+        }
+        rows
+    }
+
     fn counts(&self) -> (usize, usize) {
         let events = self.events();
         (events.iter().filter(|name| *name == "pageview").count(), events.len())
@@ -66,6 +84,11 @@ impl Seen {
         sids.dedup();
         sids.len()
     }
+}
+
+fn path(url: &str) -> &str {
+    let page = url.split('?').next().unwrap();
+    page.splitn(4, '/').nth(3).map_or("/", |rest| &page[page.len() - rest.len() - 1..])
 }
 
 pub struct Misbehaving {
@@ -190,6 +213,11 @@ async fn query(
         return (axum::http::StatusCode::NOT_FOUND, Json(json!({ "error": "no such site" })));
     }
     let seen = seen.lock().unwrap();
+    if let Some(dimension) = body["dimensions"][0].as_str() {
+        let rows = seen.by(dimension);
+        let rows: Vec<Value> = rows.iter().map(|(key, n)| json!({ "metrics": [n], "dimensions": [key] })).collect();
+        return (axum::http::StatusCode::OK, Json(json!({ "results": rows })));
+    }
     let ((pageviews, events), agents) = (seen.counts(), seen.agents());
     let metrics: Vec<usize> = body["metrics"]
         .as_array()

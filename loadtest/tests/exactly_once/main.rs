@@ -65,7 +65,9 @@ async fn every_event_is_acknowledged_once_and_every_agent_is_a_visitor() {
     for key in ["sent", "acknowledged", "counted", "dropped", "difference"] {
         assert!(json["audit"][key].is_i64(), "{key}: {json}");
     }
-    assert_eq!(json["passed"], true);
+    assert_eq!((&json["passed"], &json["faults"]), (&true.into(), &serde_json::json!([])));
+    assert_eq!(json["audit"]["event_names"]["pageview"]["difference"], 0);
+    assert!(json["audit"]["pages"].as_object().unwrap().len() > 1, "{json}");
 }
 
 #[tokio::test]
@@ -91,12 +93,24 @@ async fn broken_connections_cost_no_event_and_resends_keep_number_and_bytes() {
 #[tokio::test]
 async fn what_is_finally_refused_is_dropped_with_its_reason() {
     let system = start(|n| if n % 5 == 0 { Treatment::Drop(Reason::Bot) } else { Treatment::Acknowledge }).await;
-    let report = run(&system).await;
+    let scenario = format!("{SCENARIO}dropped_share_max = 0.9\n");
+    let report = loadtest::run(args(&system, &scenario).args).await.unwrap();
 
     assert!(report.passed, "{report}");
     assert!(report.audit.dropped > 0);
     assert_eq!(report.audit.sent, report.audit.acknowledged + report.audit.dropped);
     assert_eq!(report.dropped["bot"], report.audit.dropped);
+}
+
+#[tokio::test]
+async fn a_run_of_which_everything_is_refused_does_not_pass() {
+    let system = start(|_| Treatment::Drop(Reason::Bot)).await;
+    let report = run(&system).await;
+
+    assert!(!report.passed, "{report}");
+    assert_eq!((report.audit.dropped, report.audit.difference), (report.audit.sent, 0));
+    let text = report.to_string();
+    assert!(text.contains("FAULT: nothing was acknowledged") && text.contains("dropped_share_max is 0"), "{text}");
 }
 
 #[tokio::test]
