@@ -32,8 +32,11 @@ export const startDelivery = (base, site) => {
       const command = core.poll();
       if (command > 0) send(core.written(command));
       else if (command === CONNECT) connect();
-      else if (command === DISCONNECT) disconnect();
-      else if (command === STOPPED) return;
+      else if (command === DISCONNECT) {
+        const unheard = socket && !socket.answered;
+        disconnect();
+        if (unheard) leave(false); // a network that swallows sockets never says so
+      } else if (command === STOPPED) return;
       else {
         timer = setTimeout(pump, WAIT - command);
         return;
@@ -42,15 +45,14 @@ export const startDelivery = (base, site) => {
   });
 
   const connect = () => {
-    let answered = false;
     const failed = guarded(() => {
       if (socket !== opening) return;
       socket = null;
       core.closed(0);
-      if (!answered) leave(false); // where no socket gets through, requests may
+      if (!opening.answered) leave(false); // where no socket gets through, requests may
       pump();
     });
-    const opening = { send: () => {}, close: () => {} };
+    const opening = { answered: false, send: () => {}, close: () => {} };
     socket = opening;
     try {
       const real = new WebSocket(base.replace(/^http/, 'ws') + 'v1/stream');
@@ -64,7 +66,7 @@ export const startDelivery = (base, site) => {
       });
       real.onmessage = guarded(({ data }) => {
         if (socket !== opening || !(data instanceof ArrayBuffer)) return;
-        answered = true;
+        opening.answered = true;
         receive(new Uint8Array(data));
       });
       real.onclose = failed;
@@ -92,8 +94,7 @@ export const startDelivery = (base, site) => {
     const url = base + 'v1/batch';
     const type = 'text/plain'; // needs no preflight
     fetch(url, { method: 'POST', keepalive: true, credentials: 'omit', headers: { 'Content-Type': type }, body })
-      .then((response) => response.arrayBuffer())
-      .then((answer) => answered(new Uint8Array(answer)))
+      .then(async (response) => answered(new Uint8Array(await response.arrayBuffer()), response.status))
       .catch(() => navigator.sendBeacon(url, new Blob([body], { type })))
       .catch(() => {});
   };
@@ -121,9 +122,9 @@ export const startDelivery = (base, site) => {
     clearTimeout(timer);
     early.close();
     for (const entry of early.due()) {
-      post(early.envelope(entry), (answer) => {
+      post(early.envelope(entry), (answer, status) => {
         if (core) return receive(answer);
-        entry.answer = answer;
+        Object.assign(entry, { answer, status });
         if (withoutCore) early.forget();
       });
     }
@@ -162,7 +163,7 @@ export const startDelivery = (base, site) => {
     event(event) {
       if (core) core.event(event);
       else early.event(event);
-      if (hidden() && !socket) leave(false); // nothing is certain to run later
+      if (hidden()) leave(false); // nothing is certain to run later, and what a socket holds may never leave it
       else if (core) pump();
       else if (withoutCore) {
         clearTimeout(timer);

@@ -4,11 +4,16 @@
 
 const QUEUE_MAX = 200; // events; what happens beyond is given up and reported
 const SENT_MAX = 16; // batches without an answer
+const BATCH_BYTES = 16_000; // the core's 16 KiB with room for a report: what one of the two can send, the other can
+// Another batch is numbered below this. With the one that reaches over it there are 40,000 bytes: the core's outbox has 48 KiB
+// to take them over, and the browser 64 KiB for a page that goes.
+const SENT_BYTES = 24_000;
 const SEQ_MAX = 4096;
 const SID_ROTATES_MS = 3600_000;
 const POST_AGAIN_MS = 1000; // a page that goes says so twice within milliseconds
 const REASON_OUTBOX_FULL = 64;
-const THROTTLE_TAG = 0x22;
+const REASON_TOO_LARGE = 67;
+const TOO_MANY_REQUESTS = 429;
 
 export const startEarly = (site) => {
   const early = { queue: [], sent: [], givenUp: 0 };
@@ -25,15 +30,19 @@ export const startEarly = (site) => {
     else early.givenUp++;
   };
 
-  // Numbers what is queued.
+  const roomy = () =>
+    early.sent.length < SENT_MAX && early.sent.reduce((bytes, { batch }) => bytes + batch.length, 0) < SENT_BYTES;
+
+  // Numbers what is queued; what has to wait for answers stays there.
   early.close = () => {
-    if (!early.queue.length || early.sent.length >= SENT_MAX) return;
-    if (early.seq > SEQ_MAX || Date.now() - early.stamp >= SID_ROTATES_MS) newSid();
-    const batch = encodeBatch(early);
-    early.sent.push({ batch, postedAt: 0, answer: null });
-    early.seq++;
-    early.queue = [];
-    early.givenUp = 0;
+    while (early.queue.length && roomy()) {
+      if (early.seq > SEQ_MAX || Date.now() - early.stamp >= SID_ROTATES_MS) newSid();
+      const { batch, taken } = encodeBatch(early);
+      early.sent.push({ batch, postedAt: 0, answer: null });
+      early.seq++;
+      early.queue.splice(0, taken);
+      early.givenUp = 0;
+    }
   };
 
   // What is to be posted now, each marked as posted.
@@ -47,20 +56,31 @@ export const startEarly = (site) => {
   early.envelope = ({ batch }) =>
     Uint8Array.from([...bytes(1, utf8(site)), ...uint(3, Date.now()), ...bytes(4, batch)]);
 
-  // Without a core nobody reads answers: all but a throttle, whatever they say, are the last word.
+  // Without a core nobody reads answers. Their status says whether the batch is to come again, also where a proxy gives it.
   early.forget = () => {
-    early.sent = early.sent.filter(({ answer }) => !answer || answer[0] === THROTTLE_TAG);
+    early.sent = early.sent.filter(({ answer, status }) => !answer || status >= 500 || status === TOO_MANY_REQUESTS);
     for (const entry of early.sent) entry.answer = null;
   };
   return early;
 };
 
+// Encodes as many events as one batch holds, the strings of each in front of it, and gives how many of the queue those are.
 const encodeBatch = ({ stamp, random, seq, queue, givenUp }) => {
+  let batch = [...bytes(1, sidBytes(stamp, random)), ...uint(2, seq)];
   const strings = [];
-  const reference = (text) => (text ? strings.indexOf(text) + 1 || strings.push(text) : 0);
-  const base = queue[0].at;
-  let last = base;
-  const events = queue.flatMap((event) => {
+  const reference = (text) => {
+    if (!text) return 0;
+    const known = strings.indexOf(text) + 1;
+    if (!known) batch = batch.concat(bytes(5, utf8(text)));
+    return known || strings.push(text);
+  };
+  const language = reference(navigator.language);
+  let last = queue[0].at;
+  batch.push(...uint(4, last), ...uint(8, screen.width), ...uint(9, screen.height), ...uint(10, language));
+  let taken = 0;
+  let tooLarge = 0;
+  for (const event of queue) {
+    const [before, known] = [batch, strings.length];
     const fields = [
       ...uint(1, reference(event.name)),
       ...uint(2, zigzag(event.at - last)),
@@ -68,22 +88,20 @@ const encodeBatch = ({ stamp, random, seq, queue, givenUp }) => {
       ...uint(4, reference(event.referrer)),
       ...(event.props.length ? bytes(5, packed(event.props, reference)) : []),
     ];
-    last = event.at;
-    return bytes(6, fields);
-  });
-  const language = reference(navigator.language);
-  return [
-    ...bytes(1, sidBytes(stamp, random)),
-    ...uint(2, seq),
-    ...uint(4, base),
-    ...strings.flatMap((text) => bytes(5, utf8(text))),
-    ...events,
-    ...(givenUp ? bytes(7, [...uint(1, REASON_OUTBOX_FULL), ...uint(2, givenUp)]) : []),
-    ...uint(8, screen.width),
-    ...uint(9, screen.height),
-    ...uint(10, language),
-  ];
+    batch = batch.concat(bytes(6, fields));
+    if (batch.length <= BATCH_BYTES) last = event.at;
+    else {
+      batch = before;
+      strings.length = known;
+      if (taken > tooLarge) break; // it may fit into the next
+      tooLarge++;
+    }
+    taken++;
+  }
+  return { batch: [...batch, ...report(REASON_OUTBOX_FULL, givenUp), ...report(REASON_TOO_LARGE, tooLarge)], taken };
 };
+
+const report = (reason, events) => (events ? bytes(7, [...uint(1, reason), ...uint(2, events)]) : []);
 
 // A UUIDv7: 48 bits of time, version, random bits, variant, random bits.
 const sidBytes = (stamp, random) => {

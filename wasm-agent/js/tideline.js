@@ -6,7 +6,9 @@
 // There is no cookie, nothing is stored, and `tideline` is the only global.
 
 import { startDelivery } from './delivery.js';
-import { watchPage } from './page.js';
+import { guarded, watchPage } from './page.js';
+
+const QUEUED_MAX = 1000; // calls of a page that is being prepared; early.js reports what it cannot take of them
 
 const script = document.currentScript || document.querySelector('script[data-site][src*="tideline"]');
 const stub = window.tideline;
@@ -19,20 +21,20 @@ if (script && !stub?.running) {
   window.tideline = (name, options) => track(name, options);
   window.tideline.running = true;
 
-  const run = () => {
+  const run = guarded(() => {
     track = watchPage(startDelivery(new URL('.', script.src).href, site));
     for (const call of queued) track(...call);
-  };
+  });
   // Someone who has asked not to be followed (GPC) is not.
   if (!site) {
     console.warn('tideline: the script needs data-site="NAME", the name of a site that the gateway knows');
   } else if (!navigator.globalPrivacyControl) {
-    try {
-      // A page that the browser only prepares has not been seen by anybody.
-      if (document.prerendering) document.addEventListener('prerenderingchange', run, { once: true });
-      else run();
-    } catch {
-      // Whatever this browser lacks, the page does not hear of it.
-    }
+    // A page that the browser only prepares has not been seen by anybody.
+    if (document.prerendering) {
+      track = (...call) => {
+        if (queued.length < QUEUED_MAX) queued.push(call);
+      };
+      document.addEventListener('prerenderingchange', run, { once: true });
+    } else run();
   }
 }

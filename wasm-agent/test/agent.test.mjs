@@ -1,7 +1,7 @@
 // What the agent does in a real browser, seen from the gateway.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { REASON_UNKNOWN_SITE } from './gateway.mjs';
+import { REASON_TOO_LARGE, REASON_UNKNOWN_SITE } from './gateway.mjs';
 import { html, launch, settles, sleep, snippet, until, visit } from './browser.mjs';
 
 let browser;
@@ -135,6 +135,21 @@ test('a page that is hidden flushes at once, and over two ways counts once', LIM
     assert.deepEqual(both.map(({ via }) => via).sort(), ['post', 'socket']);
   }));
 
+test('an event of a hidden page leaves at once although a socket is open', LIMITS, () =>
+  visit(browser, { gateway: { flushIntervalMs: 60_000 } }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    await page.evaluate(() => {
+      Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+      tideline('Hidden'); // as from a handler behind ours
+    });
+    await settles(() => gateway.names(), ['/', 'Hidden']);
+    await until(() => gateway.transmissions.length === 3);
+    const [, ...both] = gateway.transmissions;
+    assert.deepEqual(both.map(({ via }) => via).sort(), ['post', 'socket']);
+  }));
+
 test('what the small encoder sent before the core came is taken over, not repeated anew', LIMITS, () =>
   visit(browser, { gateway: { fileDelay: 1_500, acknowledges: false } }, async ({ gateway, page, url }) => {
     await page.goto(url);
@@ -167,6 +182,40 @@ test('someone who asks for privacy (GPC) is left alone', LIMITS, () => {
   });
 });
 
+const prerendered = () => {
+  Object.defineProperty(document, 'prerendering', { value: true, configurable: true });
+  window.show = () => {
+    Object.defineProperty(document, 'prerendering', { value: false });
+    document.dispatchEvent(new Event('prerenderingchange'));
+  };
+};
+
+test('a prerendered page counts once it is shown, with what it called before', LIMITS, () =>
+  visit(browser, { init: prerendered }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => tideline('Prepared', { props: { when: 'before' } }));
+    await settles(() => gateway.names(), []);
+    await page.evaluate(() => {
+      show();
+      tideline('Shown');
+    });
+    await settles(() => gateway.names(), ['/', 'Prepared', 'Shown']);
+    assert.deepEqual(gateway.events()[1].props, { when: 'before' });
+  }));
+
+test('a prerendered page does not hear of it when the agent cannot run', LIMITS, () =>
+  visit(browser, { init: prerendered }, async ({ page, url }) => {
+    await page.goto(url);
+    await page.evaluate(() => {
+      crypto.getRandomValues = () => {
+        throw new Error('no random numbers');
+      };
+      show();
+      tideline('Unheard');
+    });
+    await sleep(300); // visit() fails if the page threw
+  }));
+
 test('a script that is included twice counts once', LIMITS, () => {
   const page = (_, gateway) => html(gateway, snippet(gateway) + snippet(gateway));
   return visit(browser, { page }, async ({ gateway, page, url }) => {
@@ -189,6 +238,8 @@ test('an unknown site is said once in the console and then left', LIMITS, () => 
   });
 });
 
+const WITHOUT_CORE = ['tideline.wasm', 'tideline-core.js'];
+
 const withoutWasm = (gateway) => `script-src ${gateway.url} 'unsafe-inline'; connect-src *`;
 
 test('where a policy forbids WebAssembly the same core runs as JavaScript', LIMITS, () => {
@@ -204,13 +255,76 @@ test('where a policy forbids WebAssembly the same core runs as JavaScript', LIMI
 });
 
 test('where no core can be had the small encoder delivers, repeats included', LIMITS, () =>
-  visit(browser, { gateway: { without: ['tideline.wasm', 'tideline-core.js'] } }, async ({ gateway, page, url }) => {
+  visit(browser, { gateway: { without: WITHOUT_CORE } }, async ({ gateway, page, url }) => {
     await page.goto(url);
     await page.evaluate(() => tideline('Signup', { props: { plan: 'größer' } }));
     await settles(() => gateway.names(), ['/', 'Signup']);
     await page.evaluate(() => history.pushState({}, '', '/two'));
     await settles(() => gateway.names(), ['/', 'Signup', '/two'], 1_000);
     assert.ok(gateway.transmissions.every(({ via }) => via === 'post'));
+  }));
+
+test('without a core a failing proxy is not taken for an answer', LIMITS, () =>
+  visit(browser, { gateway: { failsPosts: 1, without: WITHOUT_CORE } }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await until(() => gateway.failsPosts === 0);
+    await sleep(1_500); // what has been posted is posted again after a second
+    await page.goto('about:blank');
+    await settles(() => gateway.names(), ['/']);
+  }));
+
+const manyLarge = () => {
+  for (let number = 0; number < 40; number++) tideline(`Large ${number}`, { props: { text: `${number}`.padEnd(1_000, 'ß') } });
+  tideline('Huge', { props: { text: 'x'.repeat(300_000) } });
+  tideline('Last');
+};
+const NAMES_OF_MANY = ['/', ...Array.from({ length: 40 }, (_, number) => `Large ${number}`), 'Last'];
+
+const assertWholeBatches = (gateway) => {
+  const seqs = new Set(gateway.events().map(({ seq }) => seq));
+  assert.ok(seqs.size >= 5, `${seqs.size} batches`);
+  assert.equal(new Set(gateway.events().map(({ sid }) => sid)).size, 1);
+  assert.ok(gateway.transmissions.every(({ bytes }) => bytes.length <= 16 * 1024));
+  const reports = new Map(gateway.transmissions.map(({ batch }) => [batch.seq, batch.givenUp]));
+  const givenUp = [...reports.values()].flat().map(({ reason, events }) => [reason, events]);
+  assert.deepEqual(givenUp, [[REASON_TOO_LARGE, 1]]);
+};
+
+test('without a core much leaves in batches of the usual size', LIMITS, () =>
+  visit(browser, { gateway: { without: WITHOUT_CORE } }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    await page.evaluate(manyLarge);
+    for (let round = 0; round < 4; round++) {
+      await sleep(700); // what waits for answers goes with the next event
+      await page.evaluate((number) => tideline(`Round ${number}`), round);
+    }
+    const rounds = Array.from({ length: 4 }, (_, round) => `Round ${round}`);
+    await settles(() => gateway.names().sort(), [...NAMES_OF_MANY, ...rounds].sort());
+    assertWholeBatches(gateway);
+  }));
+
+test('much that was sent before the core came is taken over, and the core goes on at the right number', LIMITS, () =>
+  visit(browser, { gateway: { fileDelay: 1_500, acknowledges: false } }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await page.evaluate(manyLarge);
+    await page.evaluate(() => {
+      Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });
+      document.dispatchEvent(new Event('visibilitychange'));
+    });
+    await until(() => gateway.transmissions.length === 2);
+    gateway.acknowledges = true;
+    await page.evaluate(() => Object.defineProperty(document, 'visibilityState', { value: 'visible', configurable: true }));
+    await until(() => gateway.transmissions.some(({ via }) => via === 'socket'));
+    await sleep(1_000);
+    await page.evaluate(() => tideline('After'));
+    await until(() => gateway.names().includes('After'));
+    const sent = gateway.transmissions.filter(({ via }) => via === 'socket').map(({ batch }) => batch.seq);
+    assert.deepEqual(sent, Array.from(sent, (_, place) => place + 1)); // 1 and 2 again, then the core's own
+    // Each is counted, or reported as given up for want of room.
+    const reports = [...new Map(gateway.transmissions.map(({ batch }) => [batch.seq, batch.givenUp])).values()].flat();
+    const givenUp = reports.reduce((sum, { events }) => sum + events, 0);
+    assert.equal(gateway.names().length + givenUp, NAMES_OF_MANY.length + 2);
   }));
 
 test('where no socket gets through requests deliver', LIMITS, () =>
@@ -220,6 +334,22 @@ test('where no socket gets through requests deliver', LIMITS, () =>
     await page.evaluate(() => tideline('Signup'));
     await settles(() => gateway.names(), ['/', 'Signup']);
   }));
+
+for (const swallows of ['handshakes', 'messages']) {
+  test(`where the ${swallows} of sockets vanish without a word requests deliver`, LIMITS, () =>
+    visit(browser, { gateway: { swallows } }, async ({ gateway, page, url }) => {
+      await page.goto(url);
+      await sleep(1_000); // the core has tried
+      assert.deepEqual(gateway.names(), []);
+      await page.evaluate(() => {
+        const now = Date.now;
+        Date.now = () => now() + 31_000;
+        tideline('Later');
+      });
+      await settles(() => gateway.names(), ['/', 'Later']);
+      assert.ok(gateway.transmissions.every(({ via }) => via === 'post'));
+    }));
+}
 
 test('a page that breaks what the agent stands on does not hear of it', LIMITS, () => {
   const init = () => {

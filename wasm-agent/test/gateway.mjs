@@ -13,6 +13,7 @@ const [ClientFrame, ServerFrame, Envelope, Batch] = ['ClientFrame', 'ServerFrame
 );
 
 export const REASON_UNKNOWN_SITE = 5;
+export const REASON_TOO_LARGE = 67;
 
 const TYPES = { '.js': 'text/javascript', '.wasm': 'application/wasm' };
 
@@ -23,15 +24,25 @@ export class Gateway {
   connections = 0;
   acknowledges = true;
   refuses = false; // connections are closed as soon as they are made
+  swallows = null; // 'handshakes' or 'messages' of sockets: they arrive nowhere
+  failsPosts = 0; // so many are answered with a proxy's 502
   flushIntervalMs = 500;
   reject = null; // a Reject for everything
   fileDelay = 0; // ms before tideline.wasm is served
   without = []; // files that are not served
   port = 0;
+  #swallowed = [];
 
   async start() {
     this.http = createServer((request, response) => this.#serve(request, response));
-    this.sockets = new WebSocketServer({ server: this.http, path: '/v1/stream' });
+    this.sockets = new WebSocketServer({
+      server: this.http,
+      path: '/v1/stream',
+      verifyClient: ({ req }, accept) => {
+        if (this.swallows === 'handshakes') this.#swallowed.push(req.socket);
+        else accept(true);
+      },
+    });
     this.sockets.on('connection', (socket) => this.#connected(socket));
     await new Promise((resolve) => this.http.listen(this.port, '127.0.0.1', resolve));
     this.port = this.http.address().port;
@@ -41,6 +52,7 @@ export class Gateway {
 
   async stop() {
     for (const socket of this.sockets.clients) socket.terminate();
+    for (const socket of this.#swallowed) socket.destroy();
     this.http.closeAllConnections();
     await new Promise((resolve) => this.http.close(resolve));
   }
@@ -84,6 +96,11 @@ export class Gateway {
       const chunks = [];
       request.on('data', (chunk) => chunks.push(chunk));
       request.on('end', () => {
+        if (this.failsPosts > 0) {
+          this.failsPosts--;
+          response.writeHead(502).end();
+          return;
+        }
         const answer = this.#envelope(Buffer.concat(chunks), 'post');
         response.end(answer && ServerFrame.encode(answer).finish());
       });
@@ -103,6 +120,7 @@ export class Gateway {
     const connection = ++this.connections;
     if (this.refuses) return socket.terminate();
     socket.on('error', () => {});
+    if (this.swallows === 'messages') return;
     socket.on('message', (data) => {
       const frame = ClientFrame.decode(data);
       if (frame.hello) {

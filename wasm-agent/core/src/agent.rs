@@ -176,7 +176,7 @@ impl Agent {
         match frame {
             ServerFrame::Welcome { server_ms, region, flush_interval_ms } => {
                 self.numbering.learn_server_clock(server_ms, now_ms);
-                self.connection.welcomed();
+                self.connection.welcomed(self.steady_ms);
                 self.region = self.regions.meet(region);
                 self.outbox.met_region(self.region);
                 self.configure(flush_interval_ms);
@@ -185,6 +185,10 @@ impl Agent {
                 self.numbering.learn_server_clock(ack.server_ms, now_ms);
                 ack.for_each_seq(|seq| {
                     if let Some(entry) = self.outbox.find(ack.sid, seq) {
+                        // The answer to a POST says nothing about the connection.
+                        if matches!(entry.state, State::InFlight { .. }) && entry.posted_ms.is_none() {
+                            self.connection.served();
+                        }
                         entry.state = State::Settled(Outcome::Acknowledged);
                     }
                 });

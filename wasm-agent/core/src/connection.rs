@@ -6,6 +6,8 @@ const BACKOFF_BASE_MS: u64 = 500;
 const BACKOFF_CAP_MS: u64 = 30_000;
 /// An attempt that has not succeeded by then has failed.
 const CONNECT_MS_MAX: u64 = 10_000;
+/// A connection that lived so long after its welcome was a good one, even if there was nothing to send.
+const GOOD_MS: u64 = 30_000;
 
 /// What the connection wants of the shell.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,12 +37,14 @@ enum State {
 pub(crate) struct Connection {
     state: State,
     backoff_ms: u64,
+    /// When the gateway welcomed this connection, or the last while there is none.
+    welcomed_ms: Option<u64>,
     random: u64,
 }
 
 impl Connection {
     pub(crate) const fn new() -> Self {
-        Self { state: State::Down { connect_at_ms: 0 }, backoff_ms: 0, random: 0 }
+        Self { state: State::Down { connect_at_ms: 0 }, backoff_ms: 0, welcomed_ms: None, random: 0 }
     }
 
     pub(crate) fn start(&mut self, random: [u8; 10]) {
@@ -57,6 +61,9 @@ impl Connection {
 
     /// The connection failed or was refused: the next attempt waits, each time up to three times as long.
     pub(crate) fn failed(&mut self, steady_ms: u64) {
+        if self.welcomed_ms.is_some_and(|at_ms| at_ms + GOOD_MS <= steady_ms) {
+            self.backoff_ms = 0;
+        }
         let span_ms = (3 * self.backoff_ms).saturating_sub(BACKOFF_BASE_MS).max(BACKOFF_BASE_MS);
         self.backoff_ms = (BACKOFF_BASE_MS + self.below(span_ms)).min(BACKOFF_CAP_MS);
         self.state = State::Down { connect_at_ms: steady_ms + self.backoff_ms };
@@ -74,8 +81,13 @@ impl Connection {
         }
     }
 
-    /// The gateway has welcomed us: what failed before does not count any more.
-    pub(crate) fn welcomed(&mut self) {
+    /// The gateway has welcomed us, which does not say yet that it can serve.
+    pub(crate) fn welcomed(&mut self, steady_ms: u64) {
+        self.welcomed_ms = Some(steady_ms);
+    }
+
+    /// The gateway has taken a batch: what failed before does not count any more.
+    pub(crate) fn served(&mut self) {
         self.backoff_ms = 0;
     }
 
@@ -107,6 +119,7 @@ impl Connection {
         match self.state {
             State::Down { connect_at_ms } if connect_at_ms <= steady_ms => {
                 self.state = State::Connecting { until_ms: steady_ms + CONNECT_MS_MAX };
+                self.welcomed_ms = None;
                 Wish::Connect
             }
             State::Down { connect_at_ms } => Wish::Nothing(Some(connect_at_ms)),
@@ -167,7 +180,7 @@ mod tests {
                 prop_assert!(waited_ms <= 3 * last_ms, "{} after {}", waited_ms, last_ms);
                 last_ms = waited_ms;
             }
-            connection.welcomed();
+            connection.served();
             connection.failed(0);
             prop_assert!(wait_ms(&mut connection) < 2 * BACKOFF_BASE_MS);
         }
@@ -188,6 +201,19 @@ mod tests {
                 prop_assert_eq!(connection.poll(leave_at_ms), Wish::Disconnect);
             }
             prop_assert_eq!(connection.poll(leave_at_ms), Wish::Connect);
+        }
+    }
+
+    #[test]
+    fn a_welcome_shortens_the_wait_only_if_the_connection_then_lives() {
+        for (lived_ms, shortened) in [(GOOD_MS - 1, false), (GOOD_MS, true)] {
+            let mut connection = connection([1; 10]);
+            connection.backoff_ms = BACKOFF_CAP_MS;
+            assert_eq!(connection.poll(0), Wish::Connect);
+            connection.opened();
+            connection.welcomed(0);
+            connection.failed(lived_ms);
+            assert_eq!(connection.backoff_ms < 2 * BACKOFF_BASE_MS, shortened, "{lived_ms}: {}", connection.backoff_ms);
         }
     }
 

@@ -415,6 +415,28 @@ fn an_unavailable_gateway_is_left_and_the_batch_kept() {
 }
 
 #[test]
+fn a_gateway_that_welcomes_but_does_not_serve_is_asked_ever_more_seldom() {
+    let mut device = Device::connected();
+    device.batch();
+    let started_ms = device.now_ms;
+    for _ in 0..12 {
+        device.say(Said::Welcome(wire::Welcome { region: "eu-north".into(), ..Default::default() }));
+        let sent = device.sent.last().unwrap().clone();
+        device.reject(&sent, wire::Reason::Unavailable, false, 0);
+        device.reconnect();
+    }
+    let waited_ms = device.now_ms - started_ms;
+    assert!(waited_ms > 20_000, "12 attempts in {waited_ms} ms: a first wait is less than a second");
+
+    let sent = device.sent.last().unwrap().clone();
+    device.acknowledge(&sent);
+    let served_ms = device.now_ms;
+    device.agent.closed(device.now_ms, false);
+    device.reconnect();
+    assert!(device.now_ms - served_ms <= 1_000, "one that served is asked again at once");
+}
+
+#[test]
 fn a_drain_is_left_and_what_was_in_flight_sent_to_the_next() {
     let mut device = Device::connected();
     device.batch();
