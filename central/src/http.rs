@@ -81,7 +81,8 @@ pub fn router(dashboard: Arc<Dashboard>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     Router::new()
         .nest("/api/v2", api)
-        .route("/sign-in", get(access::sign_in))
+        // What only looks at a link, a chat's preview say, must not use it up.
+        .route("/sign-in", get(access::sign_in).head(|| async { StatusCode::METHOD_NOT_ALLOWED }))
         .route("/sign-out", post(access::sign_out))
         .merge(admin::health(dashboard.readiness.clone()))
         .fallback(dashboard::file)

@@ -51,6 +51,8 @@ async fn sign_in(central: &Running) {
     assert!(url.starts_with(&central.url("/sign-in?token=")), "{url}");
     link["expires_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
 
+    let looked_at = central.http.head(url).send().await.unwrap();
+    assert_eq!(looked_at.status(), StatusCode::METHOD_NOT_ALLOWED, "looking at a link does not use it");
     let signed_in = central.http.get(url).send().await.unwrap();
     assert_eq!(
         (signed_in.status(), signed_in.headers()[header::LOCATION].to_str().unwrap()),

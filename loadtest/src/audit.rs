@@ -207,6 +207,7 @@ pub async fn before(api: &StatsApi, settle: Duration) -> Result<Counts, StatsApi
     if api.current_visitors().await? == 0 {
         return Ok(counts);
     }
+    eprintln!("the site was busy a moment ago: the load begins once its counts stand still for {} s", settle.as_secs());
     for _ in 0..LOOKS_MAX {
         tokio::time::sleep(settle).await;
         let again = api.counts().await?;
