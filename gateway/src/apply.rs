@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 
 /// How long to wait before Redis is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// Events of one call, unless a single batch has more: Redis works a few milliseconds on it, and so do its other clients wait.
+/// Events of one call, unless a single batch has more: while Redis works on a call its other clients wait.
 const CALL_EVENTS_MAX: usize = 20_000;
 /// Records in memory; what is behind them waits in the queue, and the log with it.
 const WAITING_MAX: usize = 4 * BATCHES_MAX;

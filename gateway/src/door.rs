@@ -19,7 +19,7 @@ use crate::log::{Submission, Waiter};
 use crate::metrics::Metrics;
 use crate::throttle::Throttles;
 
-/// 64 MiB: at 100 bytes an event, ten times what Redis counts in a second.
+/// 64 MiB: 64 of the largest records there are, or hundreds of thousands of ordinary events.
 pub const ROOM_KIB: u32 = 64 * 1024;
 
 /// Whoever connected, or whom a trusted proxy's PROXY header names.

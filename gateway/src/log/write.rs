@@ -15,7 +15,7 @@ use super::segment::{GroupWriter, HEADER_BYTES, Header};
 use super::{LogError, Logged, Submission};
 use crate::metrics::Metrics;
 
-/// A segment is this long: 64 segments a GiB, and reading one again takes some 10 ms.
+/// A segment is this long: 64 segments a GiB, and one fits into memory when it is read again.
 const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// A group closes at this size, so that no flush takes long and no group outgrows a segment.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
