@@ -183,6 +183,8 @@ fn unexpected(frame: &FromCentral, asked: &'static str) -> UplinkError {
         FromCentral::FlushAck(ack) => format!("an acknowledgement of {:?}", ack.id),
         FromCentral::DurableAck(ack) => format!("an acknowledgement of open flush {}", ack.open_flush),
         FromCentral::Refusal(refusal) => refusal.message.clone(),
+        FromCentral::Restore(_) => "a part of a restore".to_owned(),
+        FromCentral::RawAck(_) | FromCentral::Progress(_) | FromCentral::Recalled(_) => "a gateway's frame".to_owned(),
     };
     UplinkError::Unexpected(kind, asked)
 }

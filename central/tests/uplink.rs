@@ -140,6 +140,7 @@ async fn a_gateway_is_told_of_every_change() {
             gateway: gateway.to_owned(),
             last: vec![],
             retires: retires.to_owned(),
+            ..Default::default()
         })
     };
     let (mut aggregator, leadership) = central.aggregator().await;

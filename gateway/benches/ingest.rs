@@ -69,7 +69,8 @@ fn ingest() -> Ingest {
     let clock = Clock::new();
     let today = gateway::visitor::LocalDay::at(clock.now_ms(), &jiff::tz::TimeZone::UTC);
     let sites = Sites::default();
-    let site = Site { name: "shop".into(), origins: vec!["https://shop.example".into()], timezone: "UTC".into() };
+    let site =
+        Site { name: "shop".into(), origins: vec!["https://shop.example".into()], timezone: "UTC".into(), raw: 0 };
     let salts = vec![
         Salt { day: today.to_string(), key: vec![7; 16] },
         Salt { day: today.yesterday().to_string(), key: vec![8; 16] },

@@ -118,6 +118,7 @@ impl Ingest {
             events: valid.events.iter().map(recorded).collect(),
             dropped: valid.dropped,
             dimensions,
+            visitor_across_midnight: 0,
         };
         Some((record, valid.refused))
     }

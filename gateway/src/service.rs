@@ -107,6 +107,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             gateway: folder.id().to_string(),
             last: vec![ShardLsn { shard: SHARD.0, lsn: last }],
             retires: folder.retires().map(|id| id.to_string()).unwrap_or_default(),
+            entered: false,
         },
         ingest: Arc::clone(&ingest),
         cache: folder.configuration(),

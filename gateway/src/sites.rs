@@ -92,7 +92,7 @@ mod tests {
 
     fn configuration(timezone: &str) -> Configuration {
         let origins = vec!["https://Shop.example/".to_owned()];
-        let site = proto::uplink::Site { name: "shop".into(), origins, timezone: timezone.into() };
+        let site = proto::uplink::Site { name: "shop".into(), origins, timezone: timezone.into(), raw: 0 };
         Configuration { sites: vec![site], ..Default::default() }
     }
 

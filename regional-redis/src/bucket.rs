@@ -21,7 +21,7 @@ pub async fn read(link: &mut Link, n: u64) -> Result<FlushRows, LinkError> {
 
     let (rollups, ledger) = rows_of_counters(&counters)?;
     let visits = states.values().map(|state| visit::unpack(state)).collect::<Result<_, _>>()?;
-    Ok(FlushRows { rollups, visits, uniques: rows_of_sightings(&uniques)?, ledger })
+    Ok(FlushRows { rollups, visits, uniques: rows_of_sightings(&uniques)?, ledger, outcomes: Vec::new() })
 }
 
 /// Rollup and ledger rows, in the order of their keys: the same bucket gives the same bytes each time.

@@ -53,6 +53,8 @@ fn parse(state: &[u8]) -> Option<VisitRow> {
         entry_page: String::from_utf8(entry.to_vec()).ok()?,
         exit_page: String::from_utf8(exit.to_vec()).ok()?,
         dimensions: Some(VisitDimensions::decode(strings).ok()?),
+        entry_ms: u64_at(40),
+        exit_ms: u64_at(48),
     })
 }
 

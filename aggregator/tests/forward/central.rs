@@ -175,7 +175,7 @@ impl Conversation {
                         let known = state.durable.entry(gateway).or_default();
                         *known = lsn.max(*known);
                     }
-                    Some(FromCentral::DurableAck(DurableAck { open_flush: state.open_flush }))
+                    Some(FromCentral::DurableAck(DurableAck { open_flush: state.open_flush, retired: vec![] }))
                 }
                 FromRegion::Live(live) => {
                     self.state.lock().unwrap().live.push(live);
@@ -185,7 +185,7 @@ impl Conversation {
                     Ok(answer) => answer,
                     Err(()) => return,
                 },
-                FromRegion::Gateway(_) => panic!("an aggregator is no gateway"),
+                other => panic!("no frame of an aggregator: {other:?}"),
             };
             if let Some(frame) = answer {
                 let ends = matches!(frame, FromCentral::Refusal(_));

@@ -29,7 +29,13 @@ fn flush(epoch: u64, n: u64, term: u64) -> Flush {
         ..Default::default()
     };
     let ledger = LedgerRow { site, events: 5, batches: 1, ..Default::default() };
-    let rows = FlushRows { rollups: vec![rollup], visits: vec![visit], uniques: vec![unique], ledger: vec![ledger] };
+    let rows = FlushRows {
+        rollups: vec![rollup],
+        visits: vec![visit],
+        uniques: vec![unique],
+        ledger: vec![ledger],
+        ..Default::default()
+    };
     let vector = vec![GatewayPosition { gateway: "g".to_owned(), lsn: n * 10 }];
     let id = FlushId { region: "r".to_owned(), shard: 3, epoch, n };
     Flush { id, term, rows, vector, watermark_ms: 1_000 * n, cut_ms: 1_795_000_000_000 }

@@ -27,7 +27,7 @@ pub(super) async fn converse(with: &mut Conversation, hello: AggregatorHello) ->
                 check_number("open flush", durable.open_flush)?;
                 check_vector(&durable.vector)?;
                 let open_flush = central.keep(&id, durable).await?;
-                with.answer(central_frame::Frame::DurableAck(DurableAck { open_flush })).await?;
+                with.answer(central_frame::Frame::DurableAck(DurableAck { open_flush, retired: Vec::new() })).await?;
             }
             region_frame::Frame::Live(live) => {
                 check_shard(&id, live.shard)?;
@@ -36,6 +36,7 @@ pub(super) async fn converse(with: &mut Conversation, hello: AggregatorHello) ->
             region_frame::Frame::Aggregator(_) | region_frame::Frame::Gateway(_) => {
                 return Err(refused("an aggregator's stream has one hello; open another stream for another shard"));
             }
+            _ => return Err(refused("this frame does not belong on an aggregator's stream")),
         }
     }
     Ok(())

@@ -159,6 +159,8 @@ async fn everything_of_a_visit_arrives_as_it_was_sent() {
         entry_page: "/straße\n\0".into(),
         exit_page: "/2".into(),
         dimensions: Some(dimensions),
+        entry_ms: NOON,
+        exit_ms: NOON + 1,
     };
     assert_eq!(visits, [expected]);
 }
