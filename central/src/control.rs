@@ -71,7 +71,7 @@ pub enum ControlError {
 }
 
 /// One file a version of the schema. Each ends by setting `user_version` to its own number.
-const SCHEMA: [&str; 1] = [include_str!("control/schema/001.sql")];
+const SCHEMA: [&str; 2] = [include_str!("control/schema/001.sql"), include_str!("control/schema/002.sql")];
 
 impl Control {
     /// Opens `control.sqlite` in the folder, makes or upgrades its tables, and reads what is published.

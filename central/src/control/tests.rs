@@ -198,5 +198,24 @@ async fn a_file_of_a_later_version_is_left_alone() {
     sqlx::query("PRAGMA user_version = 99").execute(&control.pool).await.unwrap();
     control.close().await;
     let error = Control::open(folder.path()).await.unwrap_err();
-    assert!(matches!(error, ControlError::Newer { found: 99, known: 1 }), "{error}");
+    assert!(matches!(error, ControlError::Newer { found: 99, known: 2 }), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new().filename(folder.path().join("control.sqlite")).create_if_missing(true);
+    let old = SqlitePool::connect_with(options).await.unwrap();
+    sqlx::raw_sql(SCHEMA[0]).execute(&old).await.unwrap();
+    let rows = "INSERT INTO sites VALUES ('shop', 'UTC', '[\"https://shop.example\"]', 1);
+                INSERT INTO gateways VALUES ('g', 'local', 7, NULL);";
+    sqlx::raw_sql(rows).execute(&old).await.unwrap();
+    old.close().await;
+
+    let control = Control::open(folder.path()).await.unwrap();
+    assert!(control.site("shop").is_some());
+    let raw: String = sqlx::query_scalar("SELECT raw FROM sites").fetch_one(&control.pool).await.unwrap();
+    assert_eq!(raw, "central");
+    let entered: i64 = sqlx::query_scalar("SELECT entered_ms FROM gateways").fetch_one(&control.pool).await.unwrap();
+    assert_eq!(entered, 7, "an older version registered in Redis what it registered here");
 }

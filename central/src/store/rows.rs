@@ -109,6 +109,8 @@ pub(super) fn visits(rows: &FlushRows, origin: Origin) -> impl Iterator<Item = B
             .text("language", dimension(|of| &of.language))
             .text("channel", dimension(|of| &of.channel))
             .text("hostname", dimension(|of| &of.hostname))
+            .u64("entry_ms", rows.iter().map(|row| row.entry_ms))
+            .u64("exit_ms", rows.iter().map(|row| row.exit_ms))
             .u16("src", rows.iter().map(move |_| src))
             .u64("n", rows.iter().map(move |_| n))
     })

@@ -11,6 +11,8 @@ pub(crate) mod table {
     pub(crate) const UNIQUES: &str = "tideline.uniques";
     pub(crate) const UNIQUES_STAGED: &str = "tideline.uniques_staged";
     pub(crate) const LEDGER: &str = "tideline.ledger";
+    pub(crate) const BATCHES: &str = "tideline.batches";
+    pub(crate) const EVENTS: &str = "tideline.events";
 }
 
 /// What makes an insert that returned survive a loss of power.
@@ -56,13 +58,38 @@ pub(super) fn statements() -> Vec<String> {
             UNIQUE_STAGED_COLUMNS,
             "MergeTree PARTITION BY (src, n) ORDER BY (site, kind, value, t)",
         ),
+        // Raw rows come without a flush: a repeat replaces itself, and of several outcomes of one batch the highest
+        // epoch stays. The stamp is the second inside the batch's sid.
+        create(
+            table::BATCHES,
+            BATCH_COLUMNS,
+            "ReplacingMergeTree(epoch) PARTITION BY toYYYYMM(stamp) ORDER BY (site, stamp, sid, seq)",
+        ),
+        create(
+            table::EVENTS,
+            &format!("{EVENT_COLUMNS}, INDEX at_range at_ms TYPE minmax GRANULARITY 1"),
+            "ReplacingMergeTree(epoch) PARTITION BY toYYYYMM(stamp) ORDER BY (site, toDate(stamp), sid, seq, idx)",
+        ),
+        // What later versions added to tables that a folder may have already.
+        add_columns(table::VISITS, &["src UInt16 CODEC(ZSTD(1))", ENTRY_MS, EXIT_MS]),
+        add_columns(table::VISITS_STAGED, &[ENTRY_MS, EXIT_MS]),
     ]
 }
+
+fn add_columns(table: &str, columns: &[&str]) -> String {
+    let columns: Vec<String> = columns.iter().map(|column| format!("ADD COLUMN IF NOT EXISTS {column}")).collect();
+    format!("ALTER TABLE {table} {}", columns.join(", "))
+}
+
+/// Of a visit: when its earliest and its latest pageview were, 0 if it had none.
+const ENTRY_MS: &str = "entry_ms UInt64 CODEC(Delta, ZSTD(1))";
+const EXIT_MS: &str = "exit_ms UInt64 CODEC(Delta, ZSTD(1))";
 
 /// The columns of a visit, as the copy out of the staging table lists them.
 pub(super) const VISIT_NAMES: &str = "site, stamp, sid, seq, visitor, ver, start_ms, last_ms, pageviews, events, \
     engaged_ms, entry_page, exit_page, source, referrer, utm_source, utm_medium, utm_campaign, utm_content, utm_term, \
-    country, region, city, browser, browser_version, os, os_version, device, screen, language, channel, hostname";
+    country, region, city, browser, browser_version, os, os_version, device, screen, language, channel, hostname, \
+    src, entry_ms, exit_ms";
 
 const STREAM_COLUMNS: &str = "src UInt16, region String, shard UInt32, epoch UInt64";
 
@@ -96,3 +123,26 @@ const UNIQUE_COLUMNS: &str = "site LowCardinality(String), kind UInt8, value Low
 
 const UNIQUE_STAGED_COLUMNS: &str = "site LowCardinality(String), kind UInt8, value LowCardinality(String), \
     t DateTime('UTC'), visitors Array(UInt64), src UInt16, n UInt64";
+
+/// A row a record of a gateway's log. `events`, `pageviews`, `custom_events` and `engaged_ms` are what was counted;
+/// `dropped_*` what was not (a reason is a `tideline.agent.v1.Reason`), `given_up_*` what the agent reported beside the
+/// batch. `visit_sid` and `visit_seq` name the visit; a `visit_seq` of 0 is none, since nothing was counted.
+const BATCH_COLUMNS: &str = "site LowCardinality(String), stamp DateTime('UTC') CODEC(Delta, ZSTD(1)), \
+    sid FixedString(16), seq UInt32 CODEC(ZSTD(1)), class UInt8, gateway LowCardinality(String), \
+    shard UInt32 CODEC(ZSTD(1)), lsn UInt64 CODEC(Delta, ZSTD(1)), epoch UInt64 CODEC(ZSTD(1)), \
+    arrived_ms UInt64 CODEC(Delta, ZSTD(1)), visitor UInt64, visit_sid FixedString(16) CODEC(ZSTD(1)), \
+    visit_seq UInt32 CODEC(ZSTD(1)), events UInt32 CODEC(ZSTD(1)), pageviews UInt32 CODEC(ZSTD(1)), \
+    custom_events UInt32 CODEC(ZSTD(1)), engaged_ms UInt64 CODEC(ZSTD(1)), \
+    dropped_reasons Array(UInt32) CODEC(ZSTD(1)), dropped_events Array(UInt32) CODEC(ZSTD(1)), \
+    given_up_reasons Array(UInt32) CODEC(ZSTD(1)), given_up_events Array(UInt32) CODEC(ZSTD(1)), \
+    given_up_batches Array(UInt32) CODEC(ZSTD(1))";
+
+/// A row an index of a batch. An event that was dropped has `counted` 0 and nothing else to say: its row replaces the
+/// one of an earlier epoch that counted it. The visit's dimensions are in `visits`, under `visit_sid` and `visit_seq`.
+const EVENT_COLUMNS: &str = "site LowCardinality(String), stamp DateTime('UTC') CODEC(Delta, ZSTD(1)), \
+    sid FixedString(16) CODEC(ZSTD(1)), seq UInt32 CODEC(ZSTD(1)), idx UInt32 CODEC(ZSTD(1)), \
+    epoch UInt64 CODEC(ZSTD(1)), counted UInt8, at_ms UInt64 CODEC(Delta, ZSTD(1)), name LowCardinality(String), \
+    hostname LowCardinality(String), path LowCardinality(String), \
+    prop_keys Array(LowCardinality(String)) CODEC(ZSTD(1)), prop_values Array(String) CODEC(ZSTD(1)), \
+    engaged_ms UInt64 CODEC(ZSTD(1)), visitor UInt64 CODEC(ZSTD(1)), visit_sid FixedString(16) CODEC(ZSTD(1)), \
+    visit_seq UInt32 CODEC(ZSTD(1))";
