@@ -25,6 +25,7 @@ mod access;
 pub mod admin;
 mod dashboard;
 mod json;
+mod ledger;
 mod sites;
 mod stats;
 
@@ -71,6 +72,7 @@ pub fn router(dashboard: Arc<Dashboard>) -> Router {
     let api = Router::new()
         .route("/query", post(stats::query))
         .route("/live", get(stats::live))
+        .route("/ledger", get(ledger::ledger))
         .route("/sites", get(sites::list).post(sites::put))
         .route("/sign-in-links", post(access::create_link))
         .route("/me", get(access::me))

@@ -1,9 +1,15 @@
 //! Answers reports in the shape of Plausible's Stats API v2.
 //!
 //! The way of a question: `parse` makes a [`question::Question`] of the body, strictly; `period` finds the instants and
-//! time buckets it is about, in the site's timezone; `plan` decides which tables answer, or that none does; `sql` writes
-//! one statement; `response` gives its rows their shape.
+//! time buckets it is about, in the site's timezone; `plan` decides which tables answer, or that none does; `sql` and
+//! `filters` write one statement; `response` gives its rows their shape, and `freshness` says what raw events lack.
+//!
+//! Beside reports: [`ledger`] tells what became of everything that was sent, over [`days`].
 
+pub mod days;
+mod filters;
+mod freshness;
+pub mod ledger;
 mod parse;
 mod period;
 mod plan;
@@ -18,7 +24,8 @@ use crate::store::{Store, StoreError, number};
 
 use period::Period;
 use plan::Plan;
-use question::{Dates, Named};
+use question::{Dates, Metric, Named};
+use response::Beside;
 
 /// ClickHouse's code for a regular expression that it cannot compile.
 const CANNOT_COMPILE_REGEXP: u32 = 427;
@@ -30,6 +37,8 @@ pub struct SiteRef {
     pub name: String,
     /// IANA name of the timezone that its days are counted in.
     pub timezone: String,
+    /// Whether its raw events come to central.
+    pub raw: bool,
 }
 
 /// Why there is no answer.
@@ -38,7 +47,7 @@ pub enum QueryError {
     /// The question is wrong; the message says what would be right.
     #[error("{0}")]
     Invalid(String),
-    /// The question is right but needs raw events.
+    /// The question is right but needs raw events, which the site does not send to central.
     #[error("{0}")]
     NeedsRaw(String),
     /// The store failed.
@@ -58,12 +67,28 @@ pub async fn answer(store: &Store, site: &SiteRef, body: &Value, now: Timestamp)
     };
     let period = Period::resolve(&question.dates, timezone, now, first_event_minute)?;
     let plan = Plan::of(question, period)?;
-    let rows = store.rows(sql::results(&site.name, &plan)).await.map_err(regex_or_store)?;
-    let total_rows = match plan.question.include.total_rows {
-        true => Some(total(&store.rows(sql::total(&site.name, &plan)).await?)?),
-        false => None,
+    if plan.needs_raw() && !site.raw {
+        return Err(QueryError::NeedsRaw(format!(
+            "this needs raw events, and site {:?} keeps none (raw = \"none\"); ask for one thing at a time: pages, names of \
+             events, or what visits have",
+            site.name
+        )));
+    }
+    let all_visitors = match plan.question.metrics.contains(&Metric::Percentage) {
+        true => {
+            total(&store.rows(sql::results(&site.name, &plan.of_all_visitors()?, 0)).await.map_err(regex_or_store)?)?
+        }
+        false => 0,
     };
-    Ok(response::build(&site.name, &plan, rows, total_rows))
+    let rows = store.rows(sql::results(&site.name, &plan, all_visitors)).await.map_err(regex_or_store)?;
+    let mut beside = Beside::default();
+    if plan.question.include.total_rows {
+        beside.total_rows = Some(total(&store.rows(sql::total(&site.name, &plan)).await?)?);
+    }
+    if plan.needs_raw() {
+        beside.raw = Some(freshness::of(store, &site.name, &plan.period).await?);
+    }
+    Ok(response::build(&site.name, &plan, rows, beside))
 }
 
 fn total(rows: &[Vec<Value>]) -> Result<u64, StoreError> {

@@ -111,9 +111,19 @@ async fn sites_are_made_and_listed(central: &Running) {
     let snippet = r#"<script defer src="http://127.0.0.1:8080/tideline.js" data-site="a.example"></script>"#;
     let expected = json!({
         "site_id": "a.example", "timezone": "Asia/Kathmandu", "origins": ["https://a.example"],
-        "snippet": snippet, "first_event_at": null,
+        "snippet": snippet, "first_event_at": null, "raw": "central",
     });
     assert_eq!(site, expected);
+    let with = async |raw: Value| {
+        let body = json!({"site_id": "a.example", "origins": ["https://a.example"], "raw": raw});
+        put(body).await.1["raw"].clone()
+    };
+    assert_eq!(
+        [with(json!("none")).await, with(json!(null)).await, with(json!("central")).await],
+        ["none", "none", "central"]
+    );
+    let wrong = json!({"site_id": "a.example", "origins": ["https://a.example"], "raw": "regional"});
+    assert_eq!(put(wrong).await.0, 400);
     assert_eq!(put(json!({"site_id": "a b", "origins": ["https://a.example"]})).await.0, 400);
     assert_eq!(put(json!({"site_id": "b", "origins": []})).await.0, 400);
     assert_eq!(put(json!({"site_id": "b", "origins": ["https://a.example"], "timezone": "Mars"})).await.0, 400);

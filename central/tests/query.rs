@@ -247,21 +247,28 @@ async fn strings_stay_data() {
 
 #[tokio::test]
 async fn what_needs_raw_events_says_so() {
-    let site = Site::new("raw.example", "UTC").await;
+    let with_raw = Site::new("raw.example", "UTC").await;
+    let mut without = Site::new("noraw.example", "UTC").await;
+    without.site.raw = false;
     for (metric, dimensions, filters) in [
         ("visitors", json!(["event:page", "visit:source"]), json!([])),
         ("pageviews", json!(["event:page"]), json!([["is", "visit:country", ["DE"]]])),
         ("pageviews", json!(["visit:device"]), json!([["is", "event:name", ["Signup"]]])),
         ("pageviews", json!(["event:page", "event:name"]), json!([])),
-        ("bounce_rate", json!(["event:page"]), json!([])),
+        ("bounce_rate", json!([]), json!([["is", "event:page", ["/"]]])),
         ("visits", json!([]), json!([["is", "event:page", ["/"]]])),
         ("visitors", json!(["event:page", "time:minute"]), json!([])),
         ("visitors", json!(["event:props:color"]), json!([])),
+        ("visitors", json!(["event:hostname"]), json!([])),
         ("visitors", json!([]), json!([["has_done", ["is", "event:name", ["Signup"]]]])),
     ] {
-        let body = json!({"metrics": [metric], "date_range": "7d", "dimensions": dimensions, "filters": filters});
-        let error = site.try_ask(body.clone()).await.unwrap_err();
+        let body = json!({"metrics": [metric], "date_range": "24h", "dimensions": dimensions, "filters": filters});
+        let error = without.try_ask(body.clone()).await.unwrap_err();
         assert!(matches!(&error, QueryError::NeedsRaw(message) if message.contains("raw events")), "{body}: {error}");
+        let answer = with_raw.ask(body.clone()).await;
+        assert_eq!(answer["meta"]["source"], "raw", "{body}");
+        let nothing = json!({"complete": true, "events": 0, "counted": 0, "newest": null});
+        assert_eq!(answer["meta"]["raw"], nothing, "{body}");
     }
 }
 

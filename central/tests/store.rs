@@ -65,7 +65,7 @@ async fn check(store: &Store, flushes: u64) {
 }
 
 async fn visits_and_their_pageviews(store: &Store) -> serde_json::Value {
-    let site = central::query::SiteRef { name: SITE.to_owned(), timezone: "UTC".to_owned() };
+    let site = central::query::SiteRef { name: SITE.to_owned(), timezone: "UTC".to_owned(), raw: true };
     let body = serde_json::json!({
         "site_id": SITE, "metrics": ["visits", "pageviews"], "date_range": ["1970-01-01", "1970-01-02"],
         "filters": [["is", "visit:source", [""]]]

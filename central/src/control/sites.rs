@@ -16,6 +16,36 @@ pub struct Site {
     pub origins: Vec<String>,
     /// IANA name.
     pub timezone: String,
+    /// Where its raw rows go.
+    pub raw: Raw,
+}
+
+/// Where the raw rows of a site go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Raw {
+    /// To central, for filters across pages, visits and properties, and for the audit.
+    #[default]
+    Central,
+    /// Nowhere: rollups and visits alone are kept, and nothing stands in for a log that is lost together with its Redis.
+    None,
+}
+
+impl Raw {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Central => "central",
+            Self::None => "none",
+        }
+    }
+
+    /// As gateways are told.
+    pub fn wire(self) -> proto::uplink::Raw {
+        match self {
+            Self::Central => proto::uplink::Raw::Central,
+            Self::None => proto::uplink::Raw::None,
+        }
+    }
 }
 
 /// A site that cannot be.
@@ -50,7 +80,7 @@ impl Site {
         }
         let origins = origins.iter().map(|origin| browser_form(origin)).collect::<Result<_, _>>()?;
         TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
-        Ok(Self { name: name.to_owned(), origins, timezone: timezone.to_owned() })
+        Ok(Self { name: name.to_owned(), origins, timezone: timezone.to_owned(), raw: Raw::default() })
     }
 }
 
@@ -68,29 +98,32 @@ fn browser_form(origin: &str) -> Result<String, SiteError> {
 }
 
 impl Control {
-    /// Makes the site, or gives the one of its name new origins and a new timezone; gateways are told at once.
+    /// Makes the site, or gives the one of its name all that can change; gateways are told at once.
     pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<(), ControlError> {
         sqlx::query(
-            "INSERT INTO sites (name, timezone, origins, created_ms) VALUES (?, ?, ?, ?)
-             ON CONFLICT (name) DO UPDATE SET timezone = excluded.timezone, origins = excluded.origins",
+            "INSERT INTO sites (name, timezone, origins, created_ms, raw) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (name) DO UPDATE
+             SET timezone = excluded.timezone, origins = excluded.origins, raw = excluded.raw",
         )
         .bind(&site.name)
         .bind(&site.timezone)
         .bind(serde_json::Value::from(site.origins.clone()).to_string())
         .bind(now.as_millisecond())
+        .bind(site.raw.name())
         .execute(&self.pool)
         .await?;
         self.publish().await
     }
 
     pub(super) async fn read_sites(&self) -> Result<BTreeMap<String, Site>, ControlError> {
-        let rows: Vec<(String, String, String)> =
-            sqlx::query_as("SELECT name, timezone, origins FROM sites").fetch_all(&self.pool).await?;
+        let rows: Vec<(String, String, String, String)> =
+            sqlx::query_as("SELECT name, timezone, origins, raw FROM sites").fetch_all(&self.pool).await?;
         rows.into_iter()
-            .map(|(name, timezone, origins)| {
+            .map(|(name, timezone, origins, raw)| {
                 let origins = serde_json::from_str(&origins)
                     .map_err(|_| ControlError::Damaged(format!("the origins of site {name:?}")))?;
-                Ok((name.clone(), Site { name, origins, timezone }))
+                let raw = if raw == Raw::None.name() { Raw::None } else { Raw::Central };
+                Ok((name.clone(), Site { name, origins, timezone, raw }))
             })
             .collect()
     }

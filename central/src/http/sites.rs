@@ -9,7 +9,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Dashboard, Problem, access::Caller, json::JsonBody};
-use crate::{control::sites::Site, live::minute_text};
+use crate::{
+    control::sites::{Raw, Site},
+    live::minute_text,
+};
 
 /// `GET /api/v2/sites`
 pub async fn list(State(dashboard): State<Arc<Dashboard>>, Caller(principal): Caller) -> Result<Json<Value>, Problem> {
@@ -29,6 +32,8 @@ pub struct NewSite {
     origins: Vec<String>,
     #[serde(default = "utc")]
     timezone: String,
+    /// `central` or `none`; without it a site keeps what it has, a new one gets `central`.
+    raw: Option<Raw>,
 }
 
 fn utc() -> String {
@@ -47,8 +52,10 @@ pub async fn put(
             "a key of one site cannot change sites; use a key of all sites",
         ));
     }
-    let site = Site::try_new(&new.site_id, &new.origins, &new.timezone)
+    let mut site = Site::try_new(&new.site_id, &new.origins, &new.timezone)
         .map_err(|error| Problem::invalid(error.to_string()))?;
+    let before = dashboard.control.site(&site.name).map(|site| site.raw);
+    site.raw = new.raw.or(before).unwrap_or_default();
     dashboard.control.put_site(&site, Timestamp::now()).await?;
     Ok(Json(described(&dashboard, &site).await?))
 }
@@ -62,6 +69,7 @@ async fn described(dashboard: &Dashboard, site: &Site) -> Result<Value, Problem>
         "site_id": site.name,
         "timezone": site.timezone,
         "origins": site.origins,
+        "raw": site.raw,
         "snippet": snippet,
         "first_event_at": first_event.map(minute_text),
     }))

@@ -17,7 +17,10 @@ use tokio::time::timeout;
 
 use super::{Dashboard, Problem, access::Caller, json::JsonBody};
 use crate::{
-    control::{access::Principal, sites::Site},
+    control::{
+        access::Principal,
+        sites::{Raw, Site},
+    },
     live::minute_text,
     query::{self, QueryError, SiteRef},
 };
@@ -36,7 +39,7 @@ pub async fn query(
         return Err(Problem::invalid("site_id is missing; it is the name of a site, a string"));
     };
     let site = find_site(&dashboard, &principal, name)?;
-    let site = SiteRef { name: site.name, timezone: site.timezone };
+    let site = SiteRef { name: site.name, timezone: site.timezone, raw: site.raw == Raw::Central };
     let answer = query::answer(&dashboard.store, &site, &body, Timestamp::now());
     match timeout(REPORT_TIMEOUT, answer).await {
         Ok(answer) => Ok(Json(answer?)),
@@ -74,7 +77,7 @@ pub async fn live(
 }
 
 /// Whoever may see only one site is not told which others there are.
-fn find_site(dashboard: &Dashboard, principal: &Principal, name: &str) -> Result<Site, Problem> {
+pub(super) fn find_site(dashboard: &Dashboard, principal: &Principal, name: &str) -> Result<Site, Problem> {
     if !principal.may_see(name) {
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,

@@ -1,12 +1,13 @@
 //! From JSON to a question. Whatever is not understood is an error that lists what would be.
 
 use jiff::{Timestamp, civil::Date};
+use proto::limits::PROP_KEY_BYTES_MAX;
 use serde_json::{Map, Value};
 
 use super::QueryError;
 use super::question::{
-    Bucket, Dates, Dimension, Direction, Filter, Include, Key, Match, Metric, NAMED, Operator, Pagination, Question,
-    VISIT_DIMENSIONS,
+    Bucket, Dates, Dimension, Direction, Filter, Include, Key, Match, Metric, NAMED, Operator, PROPERTY, Pagination,
+    Question, VISIT_DIMENSIONS,
 };
 
 /// Rows of an answer unless the question says otherwise.
@@ -69,15 +70,20 @@ fn metrics(value: Option<&Value>) -> Result<Vec<Metric>, QueryError> {
 
 fn dimension(item: &Value, field: &str) -> Result<Dimension, QueryError> {
     let name = item.as_str().unwrap_or_default();
-    if name.starts_with("event:props:") || matches!(name, "event:goal" | "event:hostname") {
-        return Err(QueryError::NeedsRaw(format!("{name} needs raw events, which are not kept yet")));
+    if let Some(key) = name.strip_prefix(PROPERTY).filter(|key| !key.is_empty()) {
+        return match key.len() <= PROP_KEY_BYTES_MAX {
+            true => Ok(Dimension::Property(key.into())),
+            false => {
+                invalid(format!("`{field}` has a property's key of over {PROP_KEY_BYTES_MAX} bytes; none is that long"))
+            }
+        };
     }
-    let plain = [Dimension::Time(None), Dimension::Page, Dimension::EventName].into_iter();
+    let plain = [Dimension::Time(None), Dimension::Page, Dimension::EventName, Dimension::Hostname].into_iter();
     let timed = Bucket::ALL.into_iter().map(|bucket| Dimension::Time(Some(bucket)));
     let mut known = plain.chain(timed).chain(VISIT_DIMENSIONS.into_iter().map(Dimension::Visit));
     known.clone().find(|dimension| dimension.name() == name).ok_or_else(|| {
-        let names: Vec<_> = known.by_ref().map(Dimension::name).collect();
-        QueryError::Invalid(format!("`{field}` has {item}; a dimension is one of {}", names.join(", ")))
+        let names: Vec<_> = known.by_ref().map(|dimension| dimension.name()).collect();
+        QueryError::Invalid(format!("`{field}` has {item}; a dimension is one of {}, {PROPERTY}KEY", names.join(", ")))
     })
 }
 
@@ -94,15 +100,16 @@ fn filter(item: &Value, depth: usize, values: &mut usize) -> Result<Filter, Quer
             Ok(if operator == "and" { Filter::All(filters) } else { Filter::Any(filters) })
         }
         ("not", [_, negated]) => Ok(Filter::Not(Box::new(filter(negated, depth + 1, values)?))),
-        ("has_done" | "has_not_done", _) => {
-            Err(QueryError::NeedsRaw(format!("the filter {operator} needs raw events, which are not kept yet")))
+        ("has_done" | "has_not_done", [_, done]) => {
+            let done = Filter::Done(Box::new(filter(done, depth + 1, values)?));
+            Ok(if operator == "has_done" { done } else { Filter::Not(Box::new(done)) })
         }
         (_, [_, dimension, clauses, modifiers @ ..]) if modifiers.len() <= 1 => {
             matching(operator, dimension, clauses, modifiers.first(), values).map(Filter::Match)
         }
         _ => invalid(format!(
             "`filters` has {item}; a filter is [operator, dimension, [value, …]], [\"and\", [filter, …]], \
-             [\"or\", [filter, …]] or [\"not\", filter]"
+             [\"or\", [filter, …]], [\"not\", filter], [\"has_done\", filter] or [\"has_not_done\", filter]"
         )),
     }
 }
@@ -120,7 +127,9 @@ fn matching(
         known.into_iter().find_map(|known| Some((known, known.names().iter().position(|name| *name == plain)?)));
     let Some((known, negated)) = found else {
         let names = known.map(|known| known.names().join(", ")).join(", ");
-        return invalid(format!("a filter's operator is {operator:?}; it is one of {names}, and, or, not"));
+        return invalid(format!(
+            "a filter's operator is {operator:?}; it is one of {names}, and, or, not, has_done, has_not_done"
+        ));
     };
     let dimension = dimension(item, "filters")?;
     if matches!(dimension, Dimension::Time(_)) {

@@ -1,11 +1,11 @@
 //! Which tables answer a question. Rollups know an event's page or name and its minute, visits know everything about the
-//! visit, uniques know who was seen with a page or an event: what crosses them needs raw events.
+//! visit, uniques know who was seen with a page or an event: what crosses them is answered from raw events.
 
 use proto::uplink::Kind;
 
 use super::QueryError;
 use super::period::{Buckets, Period};
-use super::question::{Bucket, Dimension, Direction, Key, Metric, Question};
+use super::question::{Bucket, Dimension, Direction, ENTRY_PAGE, Filter, Key, Metric, Question};
 
 /// A question with everything decided.
 #[derive(Debug)]
@@ -15,15 +15,18 @@ pub(super) struct Plan {
     pub(super) period: Period,
     /// Of its time dimension.
     pub(super) buckets: Buckets,
-    /// One or two; their rows are added up.
+    /// One to three; their rows are added up.
     pub(super) parts: Vec<Part>,
 }
 
 /// A table and the metrics it answers.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Part {
     pub(super) source: Source,
     pub(super) metrics: Vec<Metric>,
+    /// The question's, or what they are to this table.
+    pub(super) dimensions: Vec<Dimension>,
+    pub(super) filters: Vec<Filter>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,10 @@ pub(super) enum Source {
     Rollups(Kind),
     Uniques(Kind),
     Visits,
+    /// Raw events, with the dimensions of their visits.
+    Events,
+    /// Visits, chosen by their raw events.
+    VisitsByEvents,
 }
 
 impl Source {
@@ -39,12 +46,17 @@ impl Source {
             Self::Rollups(_) => "rollups",
             Self::Uniques(_) => "uniques",
             Self::Visits => "visits",
+            Self::Events | Self::VisitsByEvents => "raw",
         }
     }
 
     /// Sketches estimate.
     pub(super) fn exact(self) -> bool {
         !matches!(self, Self::Uniques(_))
+    }
+
+    pub(super) fn is_raw(self) -> bool {
+        matches!(self, Self::Events | Self::VisitsByEvents)
     }
 }
 
@@ -67,61 +79,103 @@ impl Plan {
         let parts = parts(&question, bucket)?;
         Ok(Self { question, period, buckets, parts })
     }
+
+    /// What percentages are of: the visitors of the same question without its dimensions.
+    pub(super) fn of_all_visitors(&self) -> Result<Self, QueryError> {
+        let question = Question {
+            metrics: vec![Metric::Visitors],
+            dimensions: Vec::new(),
+            order_by: Vec::new(),
+            ..self.question.clone()
+        };
+        Self::of(question, self.period.clone())
+    }
+
+    pub(super) fn needs_raw(&self) -> bool {
+        self.parts.iter().any(|part| part.source.is_raw())
+    }
 }
 
 fn parts(question: &Question, bucket: Option<Bucket>) -> Result<Vec<Part>, QueryError> {
-    let filtered = question.filters.iter().flat_map(|filter| filter.dimensions());
-    let used: Vec<Dimension> = question.dimensions.iter().copied().chain(filtered).collect();
-    let first = |wanted: fn(&Dimension) -> bool| used.iter().copied().find(wanted);
-    let visit = first(|dimension| matches!(dimension, Dimension::Visit(_)));
-    let page = first(|dimension| *dimension == Dimension::Page);
-    let name = first(|dimension| *dimension == Dimension::EventName);
-    match (visit, page, name) {
-        (Some(visit), Some(event), _) | (Some(visit), _, Some(event)) => Err(crossed(visit.name(), event.name())),
-        (_, Some(page), Some(name)) => Err(crossed(page.name(), name.name())),
-        (Some(_), None, None) => Ok(vec![Part { source: Source::Visits, metrics: question.metrics.clone() }]),
-        (None, Some(page), None) => by_event(question, page, Kind::Page, bucket),
-        (None, None, Some(name)) => by_event(question, name, Kind::Event, bucket),
-        (None, None, None) => Ok(split(question, Source::Rollups(Kind::Total), Source::Visits)),
+    let filtered = question.filters.iter().flat_map(Filter::dimensions);
+    let used: Vec<&Dimension> = question.dimensions.iter().chain(filtered).collect();
+    let of_events = used.iter().any(|dimension| dimension.is_of_events())
+        || question.filters.iter().any(Filter::asks_what_was_done);
+    let of_visits = used.iter().any(|dimension| matches!(dimension, Dimension::Visit(_)));
+    match (of_events, of_visits) {
+        (false, true) => Ok(vec![part(question, Source::Visits, question.metrics.clone())]),
+        (false, false) => Ok(split(question, &question.metrics, Source::Rollups(Kind::Total), Source::Visits)),
+        (true, _) => by_event(question, &used, bucket),
     }
 }
 
-fn by_event(
-    question: &Question,
-    dimension: Dimension,
-    kind: Kind,
-    bucket: Option<Bucket>,
-) -> Result<Vec<Part>, QueryError> {
-    let of_events = [Metric::Visitors, Metric::Pageviews, Metric::Events];
-    if let Some(metric) = question.metrics.iter().find(|metric| !of_events.contains(metric)) {
-        return Err(QueryError::NeedsRaw(format!(
-            "{} by {} needs raw events, which are not kept yet; {} answers visitors, pageviews and events, and \
-             visit:entry_page answers {}",
+/// Metrics of whole visits come from visits, everything else from rollups of the one thing asked for, or from raw events.
+fn by_event(question: &Question, used: &[&Dimension], bucket: Option<Bucket>) -> Result<Vec<Part>, QueryError> {
+    let (of_visits, of_events): (Vec<Metric>, Vec<Metric>) =
+        question.metrics.iter().copied().partition(|metric| metric.is_of_visits());
+    let mut parts = match rolled_up(question, used, &of_events, bucket) {
+        Some(kind) => split(question, &of_events, Source::Rollups(kind), Source::Uniques(kind)),
+        None if of_events.is_empty() => Vec::new(),
+        None => vec![part(question, Source::Events, of_events)],
+    };
+    if let Some(metric) = of_visits.first() {
+        parts.push(whole_visits(question, *metric, of_visits.clone())?);
+    }
+    Ok(parts)
+}
+
+/// The kind of rollup that knows all that is asked about events.
+fn rolled_up(question: &Question, used: &[&Dimension], metrics: &[Metric], bucket: Option<Bucket>) -> Option<Kind> {
+    let mut about = used.iter().filter(|dimension| !matches!(dimension, Dimension::Time(_)));
+    let kind = match about.next()? {
+        Dimension::Page => Kind::Page,
+        Dimension::EventName => Kind::Event,
+        _ => return None,
+    };
+    let first = used.iter().find(|dimension| !matches!(dimension, Dimension::Time(_)))?;
+    let alone = about.all(|dimension| dimension == first);
+    let done = question.filters.iter().any(Filter::asks_what_was_done);
+    // Who was seen is known to the quarter of an hour; how many visits, not at all.
+    let too_fine = bucket == Some(Bucket::Minute) && metrics.iter().any(|metric| is_of_visitors(*metric));
+    (alone && !done && !too_fine && !metrics.contains(&Metric::Visits)).then_some(kind)
+}
+
+/// A bounce rate or duration by page is that of the visits that began there. Filters on events choose the visits that have
+/// such an event.
+fn whole_visits(question: &Question, metric: Metric, metrics: Vec<Metric>) -> Result<Part, QueryError> {
+    let by_page = question.dimensions.contains(&Dimension::Page);
+    if let Some(other) = question.dimensions.iter().find(|of| of.is_of_events() && **of != Dimension::Page) {
+        return Err(QueryError::Invalid(format!(
+            "{} by {} is not defined: a visit has many events; filter by {1}, or ask for visits",
             metric.name(),
-            dimension.name(),
-            dimension.name(),
-            metric.name()
+            other.name()
         )));
     }
-    if bucket == Some(Bucket::Minute) && question.metrics.contains(&Metric::Visitors) {
-        return Err(QueryError::NeedsRaw(format!(
-            "visitors by {} and minute needs raw events, which are not kept yet; time:hour is answered",
-            dimension.name()
-        )));
+    let mut part = part(question, Source::Visits, metrics);
+    if by_page {
+        for dimension in part.dimensions.iter_mut().filter(|of| **of == Dimension::Page) {
+            *dimension = Dimension::Visit(ENTRY_PAGE);
+        }
+        part.filters = part.filters.iter().map(Filter::of_entry_pages).collect();
     }
-    Ok(split(question, Source::Rollups(kind), Source::Uniques(kind)))
+    if part.filters.iter().any(|filter| filter.is_of_events() || filter.asks_what_was_done()) {
+        part.source = Source::VisitsByEvents;
+    }
+    Ok(part)
 }
 
 /// Pageviews and events from one source, everything else from another; a source that answers nothing is left out.
-fn split(question: &Question, counts: Source, rest: Source) -> Vec<Part> {
+fn split(question: &Question, metrics: &[Metric], counts: Source, rest: Source) -> Vec<Part> {
     let is_count = |metric: &Metric| matches!(metric, Metric::Pageviews | Metric::Events);
-    let (counted, other) = question.metrics.iter().copied().partition(is_count);
-    let parts = [Part { source: counts, metrics: counted }, Part { source: rest, metrics: other }];
+    let (counted, other) = metrics.iter().copied().partition(is_count);
+    let parts = [part(question, counts, counted), part(question, rest, other)];
     parts.into_iter().filter(|part| !part.metrics.is_empty()).collect()
 }
 
-fn crossed(one: &str, other: &str) -> QueryError {
-    QueryError::NeedsRaw(format!(
-        "{one} together with {other} needs raw events, which are not kept yet; ask for one of them at a time"
-    ))
+fn part(question: &Question, source: Source, metrics: Vec<Metric>) -> Part {
+    Part { source, metrics, dimensions: question.dimensions.clone(), filters: question.filters.clone() }
+}
+
+fn is_of_visitors(metric: Metric) -> bool {
+    matches!(metric, Metric::Visitors | Metric::Percentage)
 }

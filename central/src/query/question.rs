@@ -1,9 +1,12 @@
 //! A question after parsing: what it may contain, and the names of it.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use jiff::{Timestamp, civil::Date};
 
 /// What is asked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Question {
     pub(super) metrics: Vec<Metric>,
     pub(super) dates: Dates,
@@ -26,10 +29,12 @@ pub(super) enum Metric {
     BounceRate,
     VisitDuration,
     ViewsPerVisit,
+    /// Visitors in percent of those without dimensions.
+    Percentage,
 }
 
 impl Metric {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Visitors,
         Self::Visits,
         Self::Pageviews,
@@ -37,7 +42,13 @@ impl Metric {
         Self::BounceRate,
         Self::VisitDuration,
         Self::ViewsPerVisit,
+        Self::Percentage,
     ];
+
+    /// Of whole visits: what a visit's single events cannot tell.
+    pub(super) fn is_of_visits(self) -> bool {
+        matches!(self, Self::BounceRate | Self::VisitDuration | Self::ViewsPerVisit)
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -48,28 +59,42 @@ impl Metric {
             Self::BounceRate => "bounce_rate",
             Self::VisitDuration => "visit_duration",
             Self::ViewsPerVisit => "views_per_visit",
+            Self::Percentage => "percentage",
         }
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Dimension {
     /// `None`: the period chooses.
     Time(Option<Bucket>),
     Page,
     EventName,
+    Hostname,
+    /// An event's property, by its key.
+    Property(Arc<str>),
     Visit(VisitDimension),
 }
 
+/// How the name of a property's dimension begins; its key follows.
+pub(super) const PROPERTY: &str = "event:props:";
+
 impl Dimension {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(&self) -> Cow<'static, str> {
         match self {
-            Self::Time(None) => "time",
-            Self::Time(Some(bucket)) => bucket.name(),
-            Self::Page => "event:page",
-            Self::EventName => "event:name",
-            Self::Visit(dimension) => dimension.name,
+            Self::Time(None) => "time".into(),
+            Self::Time(Some(bucket)) => bucket.name().into(),
+            Self::Page => "event:page".into(),
+            Self::EventName => "event:name".into(),
+            Self::Hostname => "event:hostname".into(),
+            Self::Property(key) => format!("{PROPERTY}{key}").into(),
+            Self::Visit(dimension) => dimension.name.into(),
         }
+    }
+
+    /// Whether it is of single events.
+    pub(super) fn is_of_events(&self) -> bool {
+        matches!(self, Self::Page | Self::EventName | Self::Hostname | Self::Property(_))
     }
 }
 
@@ -113,7 +138,7 @@ pub(super) const VISIT_DIMENSIONS: [VisitDimension; 19] = [
     of_visit("visit:utm_campaign", "utm_campaign", "(not set)"),
     of_visit("visit:utm_content", "utm_content", "(not set)"),
     of_visit("visit:utm_term", "utm_term", "(not set)"),
-    of_visit("visit:entry_page", "entry_page", "(not set)"),
+    ENTRY_PAGE,
     of_visit("visit:exit_page", "exit_page", "(not set)"),
     of_visit("visit:country", "country", "(not set)"),
     of_visit("visit:region", "region", "(not set)"),
@@ -126,6 +151,9 @@ pub(super) const VISIT_DIMENSIONS: [VisitDimension; 19] = [
     of_visit("visit:screen", "screen", "(not set)"),
 ];
 
+/// What a page is to the metrics of visits.
+pub(super) const ENTRY_PAGE: VisitDimension = of_visit("visit:entry_page", "entry_page", "(not set)");
+
 const fn of_visit(name: &'static str, column: &'static str, empty: &'static str) -> VisitDimension {
     VisitDimension { name, column, empty }
 }
@@ -136,15 +164,50 @@ pub(super) enum Filter {
     All(Vec<Filter>),
     Any(Vec<Filter>),
     Not(Box<Filter>),
+    /// Some event of the visit passes it.
+    Done(Box<Filter>),
 }
 
 impl Filter {
     /// The dimensions it looks at.
-    pub(super) fn dimensions(&self) -> Vec<Dimension> {
+    pub(super) fn dimensions(&self) -> Vec<&Dimension> {
         match self {
-            Self::Match(of) => vec![of.dimension],
+            Self::Match(of) => vec![&of.dimension],
             Self::All(filters) | Self::Any(filters) => filters.iter().flat_map(Self::dimensions).collect(),
-            Self::Not(filter) => filter.dimensions(),
+            Self::Not(filter) | Self::Done(filter) => filter.dimensions(),
+        }
+    }
+
+    /// Whether it asks what else happened in a visit.
+    pub(super) fn asks_what_was_done(&self) -> bool {
+        match self {
+            Self::Match(_) => false,
+            Self::All(filters) | Self::Any(filters) => filters.iter().any(Self::asks_what_was_done),
+            Self::Not(filter) => filter.asks_what_was_done(),
+            Self::Done(_) => true,
+        }
+    }
+
+    /// Whether it can be true of one event of a visit and false of another.
+    pub(super) fn is_of_events(&self) -> bool {
+        match self {
+            Self::Match(of) => of.dimension.is_of_events(),
+            Self::All(filters) | Self::Any(filters) => filters.iter().any(Self::is_of_events),
+            Self::Not(filter) => filter.is_of_events(),
+            Self::Done(_) => false,
+        }
+    }
+
+    /// The same with each page an entry page.
+    pub(super) fn of_entry_pages(&self) -> Self {
+        match self {
+            Self::Match(of) if of.dimension == Dimension::Page => {
+                Self::Match(Match { dimension: Dimension::Visit(ENTRY_PAGE), ..of.clone() })
+            }
+            Self::Match(_) | Self::Done(_) => self.clone(),
+            Self::All(filters) => Self::All(filters.iter().map(Self::of_entry_pages).collect()),
+            Self::Any(filters) => Self::Any(filters.iter().map(Self::of_entry_pages).collect()),
+            Self::Not(filter) => Self::Not(Box::new(filter.of_entry_pages())),
         }
     }
 }
@@ -199,7 +262,7 @@ impl Direction {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Include {
     pub(super) time_labels: bool,
     pub(super) total_rows: bool,

@@ -5,10 +5,19 @@ use serde_json::{Map, Value, json};
 use super::plan::Plan;
 use super::question::{Dimension, Filter, Key, Metric};
 
+/// What an answer says besides its rows.
+#[derive(Default)]
+pub(super) struct Beside {
+    /// On all pages together, if that was asked.
+    pub(super) total_rows: Option<u64>,
+    /// How fresh and whole the raw events are that it comes from.
+    pub(super) raw: Option<Value>,
+}
+
 /// Rows as `sql` selects them: dimensions, then metrics.
-pub(super) fn build(site: &str, plan: &Plan, rows: Vec<Vec<Value>>, total_rows: Option<u64>) -> Value {
+pub(super) fn build(site: &str, plan: &Plan, rows: Vec<Vec<Value>>, beside: Beside) -> Value {
     let results: Vec<Value> = rows.into_iter().map(|row| result(plan, row)).collect();
-    json!({ "results": results, "meta": meta(plan, total_rows), "query": echo(site, plan) })
+    json!({ "results": results, "meta": meta(plan, beside), "query": echo(site, plan) })
 }
 
 fn result(plan: &Plan, mut row: Vec<Value>) -> Value {
@@ -24,16 +33,20 @@ fn result(plan: &Plan, mut row: Vec<Value>) -> Value {
 }
 
 /// Where the figures come from and whether they are exact, beside what was asked to be included.
-fn meta(plan: &Plan, total_rows: Option<u64>) -> Value {
-    let sources: Vec<&str> = plan.parts.iter().map(|part| part.source.name()).collect();
+fn meta(plan: &Plan, beside: Beside) -> Value {
+    let mut sources: Vec<&str> = plan.parts.iter().map(|part| part.source.name()).collect();
+    sources.dedup();
     let mut meta = Map::new();
     meta.insert("source".to_owned(), sources.join("+").into());
     meta.insert("exact".to_owned(), plan.parts.iter().all(|part| part.source.exact()).into());
     if plan.question.include.time_labels {
         meta.insert("time_labels".to_owned(), plan.buckets.labels.clone().into());
     }
-    if let Some(total_rows) = total_rows {
+    if let Some(total_rows) = beside.total_rows {
         meta.insert("total_rows".to_owned(), total_rows.into());
+    }
+    if let Some(raw) = beside.raw {
+        meta.insert("raw".to_owned(), raw);
     }
     meta.into()
 }
@@ -42,11 +55,11 @@ fn meta(plan: &Plan, total_rows: Option<u64>) -> Value {
 fn echo(site: &str, plan: &Plan) -> Value {
     let question = &plan.question;
     let metrics: Vec<&str> = question.metrics.iter().copied().map(Metric::name).collect();
-    let dimensions: Vec<&str> = question.dimensions.iter().copied().map(Dimension::name).collect();
+    let dimensions: Vec<_> = question.dimensions.iter().map(Dimension::name).collect();
     let order_by = question.order_by.iter().map(|(key, direction)| {
         let name = match key {
-            Key::Metric(index) => metrics.get(*index),
-            Key::Dimension(index) => dimensions.get(*index),
+            Key::Metric(index) => metrics.get(*index).copied(),
+            Key::Dimension(index) => dimensions.get(*index).map(AsRef::as_ref),
         };
         json!([name, direction.name()])
     });
@@ -73,6 +86,10 @@ fn filter(of: &Filter) -> Value {
         }
         Filter::All(filters) => json!(["and", filters.iter().map(filter).collect::<Vec<Value>>()]),
         Filter::Any(filters) => json!(["or", filters.iter().map(filter).collect::<Vec<Value>>()]),
-        Filter::Not(of) => json!(["not", filter(of)]),
+        Filter::Done(of) => json!(["has_done", filter(of)]),
+        Filter::Not(of) => match of.as_ref() {
+            Filter::Done(of) => json!(["has_not_done", filter(of)]),
+            of => json!(["not", filter(of)]),
+        },
     }
 }

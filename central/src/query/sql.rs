@@ -3,9 +3,10 @@
 
 use proto::uplink::Kind;
 
+use super::filters::{self, Scope};
 use super::plan::{Part, Plan, Source};
-use super::question::{Dimension, Direction, Filter, Key, Match, Metric, Operator};
-use crate::store::{Statement, table};
+use super::question::{Dimension, Direction, Key, Metric};
+use crate::store::Statement;
 
 /// The sums that all metrics are made of.
 const SUMS: [Sum; 7] =
@@ -23,11 +24,12 @@ enum Sum {
     VisitPageviews,
 }
 
-/// The rows of the page asked for: dimensions, then metrics.
-pub(super) fn results(site: &str, plan: &Plan) -> Statement {
+/// The rows of the page asked for: dimensions, then metrics. Percentages are of `all_visitors`.
+pub(super) fn results(site: &str, plan: &Plan, all_visitors: u64) -> Statement {
     let question = &plan.question;
     let dimensions = (0..question.dimensions.len()).map(|index| format!("d{index}"));
-    let metrics = question.metrics.iter().enumerate().map(|(index, metric)| format!("{} AS m{index}", value(*metric)));
+    let metrics = question.metrics.iter().enumerate();
+    let metrics = metrics.map(|(index, metric)| format!("{} AS m{index}", value(*metric, all_visitors)));
     let columns: Vec<String> = dimensions.chain(metrics).collect();
     let mut statement = Statement::new(&format!("SELECT {} FROM (", columns.join(", ")));
     push_parts(&mut statement, site, plan);
@@ -60,28 +62,17 @@ fn push_parts(statement: &mut Statement, site: &str, plan: &Plan) {
 }
 
 fn push_part(statement: &mut Statement, site: &str, plan: &Plan, part: &Part, buckets: &str) {
-    let dimensions = plan.question.dimensions.iter().enumerate();
-    let dimensions = dimensions.map(|(index, of)| format!("{} AS d{index}", dimension(*of, part.source, buckets)));
+    let scope = Scope { site, period: &plan.period, source: part.source };
+    let dimensions = part.dimensions.iter().enumerate();
+    let dimensions: Vec<String> = dimensions
+        .map(|(index, of)| format!("{} AS d{index}", dimension(statement, of, part.source, buckets)))
+        .collect();
     let sums = SUMS.iter().map(|sum| format!("{} AS {}", gather(*sum, part), column(*sum)));
-    let columns: Vec<String> = dimensions.chain(sums).collect();
-    let (from, to) = (u64::from(plan.period.start_s()), u64::from(plan.period.end_s()));
-    let (tables, seconds, unit) = match part.source {
-        Source::Rollups(kind) => (format!("{} FINAL WHERE {}", table::ROLLUP_1M, kinds(kind, Kind::Total)), "t", 60),
-        Source::Uniques(kind) => (format!("{} WHERE {}", table::UNIQUES, kinds(kind, Kind::Page)), "t", 15 * 60),
-        Source::Visits => (format!("{} FINAL WHERE 1", table::VISITS), "start_ms", 1),
-    };
-    statement.push(&format!("SELECT {} FROM {tables} AND site = ", columns.join(", "))).bind(site);
-    match part.source {
-        Source::Visits => statement.push(&format!(" AND {seconds} >= {} AND {seconds} < {}", from * 1000, to * 1000)),
-        // A minute or quarter belongs to the period that its start is in; the period's first one may have begun before.
-        _ => statement
-            .push(&format!(" AND {seconds} >= toDateTime({}) AND {seconds} < toDateTime({to})", from - from % unit)),
-    };
-    for filter in &plan.question.filters {
-        statement.push(" AND ");
-        push_filter(statement, filter, part.source);
-    }
-    let groups = plan.question.dimensions.len();
+    let columns: Vec<String> = dimensions.into_iter().chain(sums).collect();
+    statement.push(&format!("SELECT {} FROM ", columns.join(", ")));
+    scope.push_rows(statement, part);
+    filters::push_all(statement, &part.filters, scope);
+    let groups = part.dimensions.len();
     if groups > 0 {
         let names: Vec<String> = (0..groups).map(|index| format!("d{index}")).collect();
         statement.push(&format!(" GROUP BY {}", names.join(", ")));
@@ -111,36 +102,22 @@ fn order(plan: &Plan) -> String {
     keys.join(", ")
 }
 
-fn dimension(dimension: Dimension, source: Source, buckets: &str) -> String {
+fn dimension(statement: &mut Statement, dimension: &Dimension, source: Source, buckets: &str) -> String {
     match dimension {
         Dimension::Time(_) => {
             let starts = buckets.split(", ").next().unwrap_or_default();
             let second = match source {
-                Source::Visits => "toUInt32(intDiv(start_ms, 1000))",
-                _ => "toUInt32(t)",
+                Source::Visits | Source::VisitsByEvents => "toUInt32(intDiv(start_ms, 1000))",
+                Source::Events => "toUInt32(intDiv(at_ms, 1000))",
+                Source::Rollups(_) | Source::Uniques(_) => "toUInt32(t)",
             };
             format!("transform(roundDown({second}, {starts}), {buckets})")
         }
-        Dimension::Page | Dimension::EventName => event_value(source),
-        Dimension::Visit(of) => format!("if({0} = '', '{1}', toString({0}))", of.column, of.empty),
-    }
-}
-
-/// The kind of row that a part reads. By the name of the event, a pageview is one too, but its rows are not among the
-/// custom events': they are the `pageviews` kind, which is the whole site's rollups, and the visitors of all pages.
-fn kinds(kind: Kind, pageviews: Kind) -> String {
-    match kind {
-        Kind::Event => format!("kind IN ({}, {})", pageviews as u8, kind as u8),
-        _ => format!("kind = {}", kind as u8),
-    }
-}
-
-fn event_value(source: Source) -> String {
-    match source {
-        Source::Rollups(Kind::Event) | Source::Uniques(Kind::Event) => {
-            format!("if(kind = {}, toString(value), '{}')", Kind::Event as u8, proto::limits::PAGEVIEW)
+        Dimension::Visit(of) => {
+            let value = filters::value(statement, dimension, source);
+            format!("if({value} = '', '{}', {value})", of.empty)
         }
-        _ => "toString(value)".to_owned(),
+        _ => filters::value(statement, dimension, source),
     }
 }
 
@@ -151,6 +128,9 @@ fn gather(sum: Sum, part: &Part) -> &'static str {
     }
     match (part.source, sum) {
         (Source::Uniques(_), _) => "uniqCombined64Merge(14)(visitors)",
+        (Source::Events, Sum::Pageviews) => "countIf(name = 'pageview')",
+        (Source::Events, Sum::Events) => "countIf(name != 'pageview')",
+        (Source::Events, Sum::Visits) => "uniqExact(visit_sid, visit_seq)",
         (Source::Rollups(Kind::Event), Sum::Pageviews) => "sum(if(kind = 0, pageviews, 0))",
         (Source::Rollups(Kind::Event), Sum::Events) => "sum(if(kind = 2, events, 0))",
         (_, Sum::Pageviews | Sum::VisitPageviews) => "sum(toUInt64(pageviews))",
@@ -164,7 +144,7 @@ fn gather(sum: Sum, part: &Part) -> &'static str {
 
 fn needs(metric: Metric) -> &'static [Sum] {
     match metric {
-        Metric::Visitors => &[Sum::Visitors],
+        Metric::Visitors | Metric::Percentage => &[Sum::Visitors],
         Metric::Visits => &[Sum::Visits],
         Metric::Pageviews => &[Sum::Pageviews],
         Metric::Events => &[Sum::Pageviews, Sum::Events],
@@ -174,8 +154,8 @@ fn needs(metric: Metric) -> &'static [Sum] {
     }
 }
 
-fn value(metric: Metric) -> &'static str {
-    match metric {
+fn value(metric: Metric, all_visitors: u64) -> String {
+    let value = match metric {
         Metric::Visitors => "sum(s_visitors)",
         Metric::Visits => "sum(s_visits)",
         Metric::Pageviews => "sum(s_pageviews)",
@@ -183,7 +163,10 @@ fn value(metric: Metric) -> &'static str {
         Metric::BounceRate => "if(sum(s_visits) = 0, 0, round(100 * sum(s_bounces) / sum(s_visits)))",
         Metric::VisitDuration => "if(sum(s_visits) = 0, 0, round(sum(s_duration_ms) / 1000 / sum(s_visits)))",
         Metric::ViewsPerVisit => "if(sum(s_visits) = 0, 0, round(sum(s_visit_pageviews) / sum(s_visits), 2))",
-    }
+        Metric::Percentage if all_visitors == 0 => "NULL",
+        Metric::Percentage => return format!("round(100 * sum(s_visitors) / {all_visitors}, 1)"),
+    };
+    value.to_owned()
 }
 
 /// Named apart from the tables' columns, which an alias would hide.
@@ -197,46 +180,4 @@ fn column(sum: Sum) -> &'static str {
         Sum::DurationMs => "s_duration_ms",
         Sum::VisitPageviews => "s_visit_pageviews",
     }
-}
-
-fn push_filter(statement: &mut Statement, filter: &Filter, source: Source) {
-    match filter {
-        Filter::Match(of) => push_match(statement, of, source),
-        Filter::Not(filter) => {
-            statement.push("NOT ");
-            push_filter(statement, filter, source);
-        }
-        Filter::All(filters) | Filter::Any(filters) => {
-            let joint = if matches!(filter, Filter::All(_)) { " AND " } else { " OR " };
-            statement.push("(");
-            for (index, filter) in filters.iter().enumerate() {
-                statement.push(if index > 0 { joint } else { "" });
-                push_filter(statement, filter, source);
-            }
-            statement.push(")");
-        }
-    }
-}
-
-fn push_match(statement: &mut Statement, of: &Match, source: Source) {
-    let (column, empty) = match of.dimension {
-        Dimension::Visit(dimension) => (dimension.column.to_owned(), Some(dimension.empty)),
-        _ => (event_value(source), None),
-    };
-    statement.push(if of.negated { "NOT (" } else { "(" });
-    for (index, value) in of.values.iter().enumerate() {
-        statement.push(if index > 0 { " OR " } else { "" });
-        // What is shown for an empty value finds the empty value.
-        let value = if of.operator == Operator::Is && empty == Some(value) { "" } else { value };
-        let [before, between, after] = match (of.operator, of.case_sensitive) {
-            (Operator::Is, true) => ["", " = ", ""],
-            (Operator::Is, false) => ["lowerUTF8(", ") = lowerUTF8(", ")"],
-            (Operator::Contains, true) => ["position(", ", ", ") > 0"],
-            (Operator::Contains, false) => ["positionCaseInsensitiveUTF8(", ", ", ") > 0"],
-            (Operator::Matches, true) => ["match(", ", ", ")"],
-            (Operator::Matches, false) => ["match(", ", concat('(?i)', ", "))"],
-        };
-        statement.push(before).push(&column).push(between).bind(value).push(after);
-    }
-    statement.push(")");
 }

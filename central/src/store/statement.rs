@@ -18,8 +18,13 @@ impl Statement {
 
     /// Appends a string as a parameter.
     pub(crate) fn bind(&mut self, value: &str) -> &mut Self {
-        let placeholder = self.parameter("String", &escape(value));
+        let placeholder = self.string(value);
         self.push(&placeholder)
+    }
+
+    /// Adds a string; its placeholder can appear in the text any number of times.
+    pub(crate) fn string(&mut self, value: &str) -> String {
+        self.parameter("String", &escape(value))
     }
 
     /// Adds an array of numbers; its placeholder can appear in the text any number of times.

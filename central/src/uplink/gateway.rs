@@ -78,7 +78,12 @@ async fn tell(with: &Conversation, hello: &GatewayHello, published: &Published) 
     let configuration = Configuration {
         server_ms: u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0),
         sites: sites
-            .map(|site| Site { name: site.name, origins: site.origins, timezone: site.timezone, raw: 0 })
+            .map(|site| Site {
+                name: site.name,
+                origins: site.origins,
+                timezone: site.timezone,
+                raw: site.raw.wire().into(),
+            })
             .collect(),
         salts: salts.map(|(day, key)| Salt { day: day.clone(), key: key.as_bytes().to_vec() }).collect(),
         known: known.into_iter().map(|(shard, lsn)| ShardLsn { shard, lsn }).collect(),

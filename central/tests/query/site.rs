@@ -22,7 +22,7 @@ pub struct Site {
 
 impl Site {
     pub async fn new(name: &str, timezone: &str) -> Self {
-        let site = SiteRef { name: name.to_owned(), timezone: timezone.to_owned() };
+        let site = SiteRef { name: name.to_owned(), timezone: timezone.to_owned(), raw: true };
         Self { site, store: store().await }
     }
 
