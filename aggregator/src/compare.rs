@@ -67,6 +67,7 @@ pub fn compare(central: &Leadership, redis: &Position) -> Result<(), Mismatch> {
 #[cfg(test)]
 mod tests {
     use proto::uplink::GatewayPosition;
+    use regional_redis::Approved;
 
     use super::*;
 
@@ -96,11 +97,13 @@ mod tests {
             unsettled: None,
             applied: vec![("g".into(), Lsn(100))],
             registered: vec!["g".into()],
+            approved: Approved::This,
+            ..Position::default()
         }
     }
 
     fn fresh() -> Position {
-        Position { epoch: None, term: 0, open_flush: 0, unsettled: None, applied: vec![], registered: vec![] }
+        Position::default()
     }
 
     #[test]

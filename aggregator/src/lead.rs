@@ -111,7 +111,7 @@ impl Leader {
     /// From nothing to a Redis that counts.
     async fn approve(&self) -> Result<(Link, Uplink, Leadership, Approval), Interrupted> {
         let Config { region, shard, redis, .. } = &self.config;
-        let mut link = Link::connect(redis, Shard(*shard)).await?;
+        let mut link = Link::connect(&redis.as_str().into(), Shard(*shard)).await?;
         link.check_durable().await?;
         let (uplink, leadership) = self.central.lead(region, *shard).await?;
         compare(&leadership, &link.position().await?)?;

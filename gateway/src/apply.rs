@@ -126,12 +126,13 @@ impl From<LinkError> for Lost {
 
 /// Connects, waits for the leader's approval, and registers a fresh incarnation: from then on no call of an earlier one is taken.
 pub async fn register(redis: &str, shard: Shard, gateway: Uuid, ingest: &Ingest) -> Result<Option<Session>, LinkError> {
-    let mut link = Link::connect(redis, shard).await?;
+    let mut link = Link::connect(&redis.into(), shard).await?;
     let Some(approved) = link.approved().await? else { return Ok(None) };
     let incarnation = Uuid::new_v4().to_string();
-    // With `appendfsync always`, which the leader insists on, the answer itself is the barrier.
-    match link.register(&gateway.to_string(), &incarnation, &approved).await? {
-        Registered::Wait => Ok(None),
+    let registered = link.register(&gateway.to_string(), &incarnation, &approved).await?;
+    link.barrier().await?;
+    match registered {
+        Registered::Wait | Registered::Retired | Registered::Rebuild { .. } => Ok(None),
         Registered::At { applied, clock_floor_ms } => {
             ingest.clock.follow(link.time_ms().await?);
             ingest.clock.raise_floor(clock_floor_ms);
@@ -305,7 +306,7 @@ impl Applier {
                 session.link.apply(&self.gateway, &session.incarnation, &session.approved, now_ms, &call).await?;
             self.metrics.apply_calls.inc();
             match answer {
-                Applied::Done => {
+                Applied::Done(_) => {
                     self.count_done(&call, &duplicates);
                     self.stand_at(call.last);
                     return Ok(());
@@ -368,10 +369,10 @@ impl Applier {
         let mark_ms = self.ingest.in_flight.oldest_ms().map_or(now_ms, |oldest| oldest.min(now_ms));
         match session
             .link
-            .watermark(&self.gateway, &session.incarnation, &session.approved, mark_ms, self.applied)
+            .watermark(&self.gateway, &session.incarnation, &session.approved, mark_ms, self.applied, self.applied)
             .await?
         {
-            Reported::Done => Ok(()),
+            Reported::Done { .. } => Ok(()),
             Reported::Wait => Err(Lost::Unapproved),
             Reported::Fenced => Err(Lost::Fenced),
             Reported::Gap(applied) => {

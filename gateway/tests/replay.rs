@@ -164,7 +164,7 @@ impl RedisServer {
     }
 
     async fn link(&self) -> Link {
-        Link::connect(&self.url(), SHARD).await.unwrap()
+        Link::connect(&self.url().into(), SHARD).await.unwrap()
     }
 
     async fn connection(&self) -> redis::aio::MultiplexedConnection {

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use redis::Value;
-use rmp::encode;
+use proto::uplink::Outcomes;
 
-use crate::link::{LinkError, Reply};
-use crate::{Link, Lsn};
+use crate::link::LinkError;
+use crate::pack::{array, raw, uint};
+use crate::{Link, Lsn, outcome, pack};
 
 /// Batches that one call may name; the function refuses more.
 pub const BATCHES_MAX: usize = 1000;
@@ -48,6 +48,8 @@ pub struct VisitStep {
     pub lsn: Lsn,
     /// [`crate::visit::visit_key`].
     pub key: String,
+    /// Near midnight the same visitor's key under the other day's salt: a visit that runs under it goes on, under `key`.
+    pub other_key: Option<String>,
     /// [`crate::visit::visit_id`]: the id of the visit if the batch opens one.
     pub id: [u8; 20],
     /// Event time of the earliest event.
@@ -69,11 +71,11 @@ pub struct VisitStep {
 }
 
 /// What the function answered.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Applied {
-    /// Counted, now or by an earlier call of the same records.
-    Done,
-    /// No leader has approved this Redis process yet.
+    /// Counted, now or by an earlier call of the same records. The gateway's name is left empty, as in its own log.
+    Done(Outcomes),
+    /// No leader has approved this Redis process yet, or it is being rebuilt.
     Wait,
     /// The incarnation is not the registered one.
     Fenced,
@@ -101,13 +103,16 @@ impl Link {
         let mut command = self.function("tideline_apply");
         command.arg(gateway).arg(incarnation).arg(call.prev.0).arg(call.last.0).arg(approved).arg(now_ms);
         command
-            .arg(batches(&call.batches))
+            .arg(pack::batches(&call.batches))
             .arg(visits(&call.visits))
             .arg(counters(&call.counters))
-            .arg(members(&call.uniques));
+            .arg(pack::strings(&call.uniques));
         let reply = self.call(command).await?;
         match reply.word.as_str() {
-            "OK" => Ok(Applied::Done),
+            "OK" => {
+                let last = call.last.to_string();
+                Ok(Applied::Done(outcome::unpack(last.as_bytes(), reply.bytes(0)?)?))
+            }
             "WAIT" => Ok(Applied::Wait),
             "FENCED" => Ok(Applied::Fenced),
             "GAP" => Ok(Applied::Gap(reply.lsn(0)?)),
@@ -118,31 +123,8 @@ impl Link {
     }
 }
 
-impl Reply {
-    pub(crate) fn lsn(&self, at: usize) -> Result<Lsn, LinkError> {
-        match self.rest.get(at) {
-            Some(Value::Int(lsn)) => u64::try_from(*lsn).map(Lsn).map_err(|_| self.unknown()),
-            Some(Value::BulkString(text)) => {
-                std::str::from_utf8(text).ok().and_then(|t| t.parse().ok()).map(Lsn).ok_or_else(|| self.unknown())
-            }
-            _ => Err(self.unknown()),
-        }
-    }
-}
-
-fn batches(batches: &[Batch]) -> Vec<u8> {
-    let mut out = array(4 * batches.len());
-    for Batch { class, sid, seq, lsn } in batches {
-        raw(&mut out, format!("{class}:{}", sid.stamp_ms() / (60 * 60 * 1000)).as_bytes());
-        raw(&mut out, sid.as_bytes());
-        uint(&mut out, u64::from(*seq));
-        uint(&mut out, lsn.0);
-    }
-    out
-}
-
 fn visits(steps: &[VisitStep]) -> Vec<u8> {
-    let mut out = array(9 * steps.len());
+    let mut out = array(10 * steps.len());
     for step in steps {
         uint(&mut out, step.lsn.0);
         raw(&mut out, step.key.as_bytes());
@@ -156,6 +138,7 @@ fn visits(steps: &[VisitStep]) -> Vec<u8> {
         timed_page(&mut out, step.entry.as_ref());
         timed_page(&mut out, step.exit.as_ref());
         raw(&mut out, &step.dimensions);
+        raw(&mut out, step.other_key.as_deref().unwrap_or_default().as_bytes());
     }
     out
 }
@@ -178,29 +161,4 @@ fn counters(counters: &HashMap<Vec<u8>, u64>) -> Vec<u8> {
         uint(&mut out, *increment);
     }
     out
-}
-
-fn members(members: &[Vec<u8>]) -> Vec<u8> {
-    let mut out = array(members.len());
-    for member in members {
-        raw(&mut out, member);
-    }
-    out
-}
-
-const INTO_MEMORY: &str = "writing into memory cannot fail";
-
-fn array(len: usize) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode::write_array_len(&mut out, u32::try_from(len).expect("a call is bounded")).expect(INTO_MEMORY);
-    out
-}
-
-fn uint(out: &mut Vec<u8>, value: u64) {
-    encode::write_uint(out, value).expect(INTO_MEMORY);
-}
-
-fn raw(out: &mut Vec<u8>, bytes: &[u8]) {
-    encode::write_str_len(out, u32::try_from(bytes.len()).expect("a call is bounded")).expect(INTO_MEMORY);
-    out.extend_from_slice(bytes);
 }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::uplink::{FlushRows, LedgerRow, RollupRow, UniqueRow};
+use proto::uplink::{FlushRows, LedgerRow, Outcomes, RollupRow, UniqueRow};
 use redis::FromRedisValue;
 
-use crate::counter::{Counter, Metric, Sighting, Tally};
+use crate::counter::{Counter, Metric, Sighting, Tally, UnknownField};
 use crate::link::{Link, LinkError};
-use crate::visit;
+use crate::{outcome, visit};
 
 /// Fields asked for at a time: a step stays well below a millisecond of Redis's one thread.
 const SCAN_COUNT: usize = 1000;
@@ -21,7 +21,8 @@ pub async fn read(link: &mut Link, n: u64) -> Result<FlushRows, LinkError> {
 
     let (rollups, ledger) = rows_of_counters(&counters)?;
     let visits = states.values().map(|state| visit::unpack(state)).collect::<Result<_, _>>()?;
-    Ok(FlushRows { rollups, visits, uniques: rows_of_sightings(&uniques)?, ledger, outcomes: Vec::new() })
+    let outcomes = rows_of_outcomes(&scan_hash(link, &format!("wo:{n}")).await?)?;
+    Ok(FlushRows { rollups, visits, uniques: rows_of_sightings(&uniques)?, ledger, outcomes })
 }
 
 /// Rollup and ledger rows, in the order of their keys: the same bucket gives the same bytes each time.
@@ -75,6 +76,18 @@ fn rows_of_sightings(members: &BTreeSet<Vec<u8>>) -> Result<Vec<UniqueRow>, Link
         UniqueRow { site, kind: proto::uplink::Kind::into(kind), value, quarter, visitors }
     };
     Ok(rows.into_iter().map(row).collect())
+}
+
+/// In the order of each gateway's log.
+fn rows_of_outcomes(stored: &BTreeMap<Vec<u8>, Vec<u8>>) -> Result<Vec<Outcomes>, LinkError> {
+    let row = |(field, packed): (&Vec<u8>, &Vec<u8>)| -> Option<Outcomes> {
+        let (gateway, last) = std::str::from_utf8(field).ok()?.rsplit_once(':')?;
+        Some(Outcomes { gateway: gateway.to_owned(), ..outcome::unpack(last.as_bytes(), packed).ok()? })
+    };
+    let rows = stored.iter().map(|stored| row(stored).ok_or_else(|| UnknownField(stored.0.clone())));
+    let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
+    rows.sort_unstable_by(|a, b| (&a.gateway, a.last).cmp(&(&b.gateway, b.last)));
+    Ok(rows)
 }
 
 /// All fields of a hash.

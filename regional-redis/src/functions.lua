@@ -2,12 +2,17 @@
 -- What a region's Redis does in one step: the state machine behind the gateways' logs. One shard a call, every key in the
 -- slot {shard}. docs/decisions/delivery.md says why each rule is there.
 --
---   e  epoch:run id, approved by the leader     t  term of the leader            n  number of the open flush
+--   e  epoch:run id, approved by the leader; "epoch:" while a rebuild is prepared, which approves nobody
+--   t  term of the leader                       ld its sign of life              n  number of the open flush
 --   i  gateway -> incarnation                   a  gateway -> applied LSN        k  gateway -> durable LSN
---   b  gateway -> watermark:LSN                 x:<gateway>  last LSN of a call -> its outcomes
+--   r  gateways that a rebuild waits for        rg retired gateways              rn batches that a rebuild remembered
+--   b  gateway -> watermark:LSN                 q  replicas that a barrier waits for
+--   x:<gateway>  last LSN of a call -> its outcomes: {epoch, the call's prev, {LSN, visit id or '', ... of each named batch}}
+--   o  gateway -> last LSN whose outcomes a settled flush carried
 --   d:<class>:<hour>  sid -> bits of its seqs   dh  which of these there are     h  deletion horizon, ms
 --   v:<site>:<visitor>  the running visit       ver  version of the newest visit state
---   the bucket of flush n: w:<n> counters, wt:<n> those of kind total, wu:<n> uniques, wv:<n> newest states of visits
+--   the bucket of flush n: w:<n> counters, wt:<n> those of kind total, wu:<n> uniques, wv:<n> newest states of visits;
+--   from the cut on also wo:<n>  <gateway>:<last LSN> -> outcomes that no gateway has logged and no settled flush carried
 --   c  cut flush -> its vector, watermark and time
 --   l:<site>  visitors by arrival, for the live figure     ls  sites by their last arrival
 --
@@ -57,16 +62,17 @@ local function wrong(batches, visits, counters, uniques)
   for _, array in ipairs({batches, visits, counters, uniques}) do
     if type(array) ~= 'table' then return 'not an array' end
   end
-  if #batches % 4 ~= 0 or #visits % 9 ~= 0 or #counters % 2 ~= 0 then return 'array length' end
-  if #batches > 4 * BATCHES_MAX or #visits > 9 * BATCHES_MAX then return 'too many batches' end
+  if #batches % 4 ~= 0 or #visits % 10 ~= 0 or #counters % 2 ~= 0 then return 'array length' end
+  if #batches > 4 * BATCHES_MAX or #visits > 10 * BATCHES_MAX then return 'too many batches' end
   for i = 1, #batches, 4 do
     local hour, sid, seq, lsn = batches[i], batches[i + 1], batches[i + 2], batches[i + 3]
     if not short(hour) or not ACCEPT_MS[string.match(hour, '^(%d):%d+$') or ''] then return 'class and hour' end
     if not short(sid) or not whole(seq) or seq < 1 or seq > SEQ_MAX or not whole(lsn) then return 'sid, seq and lsn' end
   end
-  for i = 1, #visits, 9 do
-    local key, inc = visits[i + 1], visits[i + 5]
+  for i = 1, #visits, 10 do
+    local key, inc, other = visits[i + 1], visits[i + 5], visits[i + 9]
     if not short(key) or not string.find(key, ':', 1, true) then return 'visit key' end
+    if not short(other) or other == key or other ~= '' and not string.find(other, ':', 1, true) then return 'other visit key' end
     if not whole(visits[i]) or not whole(visits[i + 3]) or not whole(visits[i + 4]) then return 'visit times' end
     if type(inc) ~= 'table' or not whole(inc[1]) or not whole(inc[2]) or not whole(inc[3]) then return 'visit increments' end
     if not timed_page(visits[i + 6]) or not timed_page(visits[i + 7]) then return 'visit pages' end
@@ -81,9 +87,44 @@ local function wrong(batches, visits, counters, uniques)
 end
 
 local function fenced(p, gateway, incarnation, approved)
-  if redis.call('GET', p .. 'e') ~= approved then return 'WAIT' end
-  if redis.call('HGET', p .. 'i', gateway) ~= incarnation then return 'FENCED' end
+  if redis.call('GET', p .. 'e') ~= approved then return 'WAIT' end                     -- what was not compared with central counts nothing
+  if redis.call('HGET', p .. 'i', gateway) ~= incarnation then return 'FENCED' end      -- an old incarnation's call comes too late
 end
+
+-- Counts go on when every gateway has remembered what it had counted: until then a copy on another gateway would pass for new.
+local function rebuilding(p) return redis.call('EXISTS', p .. 'r') == 1 end
+
+-- Gathers batches by hour and sid: the bits that are set, and those to set. Answers the LSN of one named twice.
+local function bits_of(p, batches)
+  local hours = {}
+  for i = 1, #batches, 4 do
+    local hour, sid, seq = batches[i], batches[i + 1], batches[i + 2]
+    local h = hours[hour]
+    if not h then h = {sids = {}, seqs = {}, bits = {}}; hours[hour] = h end
+    local seqs = h.seqs[sid]
+    if not seqs then seqs = {}; h.seqs[sid] = seqs; h.sids[#h.sids + 1] = sid end
+    if seqs[seq] then return hours, batches[i + 3] end
+    seqs[seq] = true
+  end
+  for hour, h in pairs(hours) do
+    for k, bits in ipairs(redis.call('HMGET', p .. 'd:' .. hour, unpack(h.sids))) do h.bits[h.sids[k]] = bits or '' end
+  end
+  return hours
+end
+
+local function set_bits(p, hours)
+  for hour, h in pairs(hours) do
+    local fields = {}
+    for _, sid in ipairs(h.sids) do
+      fields[#fields + 1] = sid
+      fields[#fields + 1] = with_bits(h.bits[sid], h.seqs[sid])
+    end
+    in_chunks('HSET', p .. 'd:' .. hour, fields)
+    redis.call('SADD', p .. 'dh', hour)
+  end
+end
+
+local function fits(v, first, final) return v and first - v.last <= VISIT_GAP_MS and v.start - final <= VISIT_GAP_MS end
 
 -- Who is on a site now. What no live figure can count any more goes at once, so that this stays as small as the present is.
 local function present(p, now, seen)
@@ -101,8 +142,9 @@ end
 
 -- apply: shard, gateway, incarnation, prev, last, epoch:run, now ms, then cmsgpack arrays
 --   batches   flat, 4 an entry: "<class>:<hour>", sid, seq, lsn
---   visits    flat, 9 an entry: lsn, "<site>:<visitor>", batch id, first ms, last ms, {pageviews, events, engaged ms},
---             {entry ms, entry page} or {}, {exit ms, exit page} or {}, dimensions
+--   visits    flat, 10 an entry: lsn, "<site>:<visitor>", batch id, first ms, last ms, {pageviews, events, engaged ms},
+--             {entry ms, entry page} or {}, {exit ms, exit page} or {}, dimensions, "<site>:<the visitor under the other
+--             day's salt>" near midnight or ''
 --   counters  flat: field, increment      uniques  members
 -- -> OK, outcomes | WAIT | FENCED | GAP, applied LSN | DUPS, LSNs | REPEAT, LSN
 local function apply(_, argv)
@@ -111,37 +153,31 @@ local function apply(_, argv)
   if not whole(prev) or not whole(last) or last <= prev or not whole(now) then return redis.error_reply('BADARG prev, last, now') end
   local no = fenced(p, gw, argv[3], argv[6])
   if no then return {no} end
+  if rebuilding(p) then return {'WAIT'} end
   local have = tonumber(redis.call('HGET', p .. 'a', gw) or 0)
-  if have >= last then return {'OK', redis.call('HGET', p .. 'x:' .. gw, argv[5]) or ''} end     -- a repeated call changes nothing
-  if have ~= prev then return {'GAP', have} end
+  local outcomes = have >= last and redis.call('HGET', p .. 'x:' .. gw, argv[5])
+  if outcomes then return {'OK', outcomes} end                  -- a repeated call changes nothing
+  if have ~= prev then return {'GAP', have} end                 -- records before this call are missing, or it comes too late
   local batches, visits = cmsgpack.unpack(argv[8]), cmsgpack.unpack(argv[9])
   local counters, uniques = cmsgpack.unpack(argv[10]), cmsgpack.unpack(argv[11])
 
   -- Reads and checks.
   local problem = wrong(batches, visits, counters, uniques)
   if problem then return redis.error_reply('BADARG ' .. problem) end
-  local hours, hit = {}, {}
-  for i = 1, #batches, 4 do
-    local hour, sid, seq = batches[i], batches[i + 1], batches[i + 2]
-    local h = hours[hour]
-    if not h then h = {sids = {}, seqs = {}}; hours[hour] = h end
-    local seqs = h.seqs[sid]
-    if not seqs then seqs = {}; h.seqs[sid] = seqs; h.sids[#h.sids + 1] = sid end
-    if seqs[seq] then return {'REPEAT', batches[i + 3]} end
-    seqs[seq] = true
-  end
-  for hour, h in pairs(hours) do
-    h.bits = {}
-    for k, bits in ipairs(redis.call('HMGET', p .. 'd:' .. hour, unpack(h.sids))) do h.bits[h.sids[k]] = bits or '' end
-  end
+  local hours, twice = bits_of(p, batches)
+  if twice then return {'REPEAT', twice} end
+  local hit = {}
   for i = 1, #batches, 4 do
     if bit_is_set(hours[batches[i]].bits[batches[i + 1]], batches[i + 2]) then hit[#hit + 1] = batches[i + 3] end
   end
   if #hit > 0 then return {'DUPS', unpack(hit)} end
   local running, keys_of_visits = {}, {}
-  for i = 1, #visits, 9 do
-    local key = visits[i + 1]
+  local function wanted(key)
     if running[key] == nil then running[key] = false; keys_of_visits[#keys_of_visits + 1] = key end
+  end
+  for i = 1, #visits, 10 do
+    wanted(visits[i + 1])
+    if visits[i + 9] ~= '' then wanted(visits[i + 9]) end
   end
   if #keys_of_visits > 0 then
     local names = {}
@@ -154,20 +190,17 @@ local function apply(_, argv)
   local version, flush = tonumber(open[1] or 0), open[2] or '0'
 
   -- Writes.
-  for hour, h in pairs(hours) do
-    local fields = {}
-    for _, sid in ipairs(h.sids) do
-      fields[#fields + 1] = sid
-      fields[#fields + 1] = with_bits(h.bits[sid], h.seqs[sid])
-    end
-    in_chunks('HSET', p .. 'd:' .. hour, fields)
-    redis.call('SADD', p .. 'dh', hour)
-  end
-  local outcomes, touched, seen = {}, {}, {}
-  for i = 1, #visits, 9 do
+  set_bits(p, hours)
+  local touched, seen, moved, visit_of = {}, {}, {}, {}
+  for i = 1, #visits, 10 do
     local key, first, final, inc, entry, exit = visits[i + 1], visits[i + 3], visits[i + 4], visits[i + 5], visits[i + 6], visits[i + 7]
-    local v = running[key]
-    if not v or first - v.last > VISIT_GAP_MS or v.start - final > VISIT_GAP_MS then
+    local other, v = visits[i + 9], running[key]
+    if other ~= '' and not fits(v, first, final) and fits(running[other], first, final) then   -- the salt changed, the visit goes on
+      v = running[other]
+      running[key], running[other] = v, false
+      moved[#moved + 1] = other
+    end
+    if not fits(v, first, final) then
       v = {start = first, last = final, pages = 0, events = 0, engaged = 0, id = visits[i + 2], key = key, entry_at = 0, entry = '',
            exit_at = 0, exit = '', dims = visits[i + 8]}
       running[key] = v
@@ -180,13 +213,15 @@ local function apply(_, argv)
     version = version + 1
     v.version = version
     touched[v] = key
-    outcomes[#outcomes + 1] = visits[i]
-    outcomes[#outcomes + 1] = v.id
+    visit_of[visits[i]] = v.id
     local site = string.match(key, '^(.*):')
     seen[site] = seen[site] or {}
     local arrivals = seen[site]
     arrivals[#arrivals + 1] = argv[7]
     arrivals[#arrivals + 1] = string.sub(key, #site + 2)
+  end
+  for _, key in ipairs(moved) do
+    if not running[key] then redis.call('UNLINK', p .. 'v:' .. key) end
   end
   local newest = {}
   for v, key in pairs(touched) do
@@ -202,21 +237,30 @@ local function apply(_, argv)
     redis.call('HINCRBY', p .. bucket .. flush, counters[i], counters[i + 1])
   end
   if #uniques > 0 then in_chunks('SADD', p .. 'wu:' .. flush, uniques) end
-  local stored = cmsgpack.pack(outcomes)
+  local decided = {}
+  for i = 4, #batches, 4 do
+    decided[#decided + 1] = batches[i]
+    decided[#decided + 1] = visit_of[batches[i]] or ''
+  end
+  local stored = cmsgpack.pack({tonumber(string.match(argv[6], '^%d+')), prev, decided})
   redis.call('SET', p .. 'ver', version)
   redis.call('HSET', p .. 'x:' .. gw, argv[5], stored)
   redis.call('HSET', p .. 'a', gw, argv[5])
   return {'OK', stored}
 end
 
--- register: shard, gateway, incarnation, epoch:run -> OK, applied LSN, floor of its clock. A barrier follows before the answer is used.
+-- register: shard, gateway, incarnation, epoch:run -> OK, floor of its clock, applied LSN | REBUILD, floor | RETIRED | WAIT.
+-- A barrier follows before the answer is used.
 local function register(_, argv)
   local p, gw = '{' .. argv[1] .. '}:', argv[2]
   if redis.call('GET', p .. 'e') ~= argv[4] then return {'WAIT'} end
-  redis.call('HSET', p .. 'i', gw, argv[3])
-  redis.call('HSETNX', p .. 'a', gw, 0)
+  if redis.call('SISMEMBER', p .. 'rg', gw) == 1 then return {'RETIRED'} end   -- central's rows stand in for its log
   local mark = tonumber(string.match(redis.call('HGET', p .. 'b', gw) or '', '^%d+') or 0)
-  return {'OK', tonumber(redis.call('HGET', p .. 'a', gw)), math.max(mark, tonumber(redis.call('GET', p .. 'h') or 0))}
+  local floor = math.max(mark, tonumber(redis.call('GET', p .. 'h') or 0))
+  redis.call('HSET', p .. 'i', gw, argv[3])
+  if redis.call('SISMEMBER', p .. 'r', gw) == 1 then return {'REBUILD', floor} end
+  redis.call('HSETNX', p .. 'a', gw, 0)
+  return {'OK', floor, tonumber(redis.call('HGET', p .. 'a', gw))}
 end
 
 -- retire: shard, gateway, epoch:run. Its applied LSN stays: what it counted is counted.
@@ -225,21 +269,72 @@ local function retire(_, argv)
   if redis.call('GET', p .. 'e') ~= argv[3] then return {'WAIT'} end
   redis.call('HDEL', p .. 'i', gw)
   redis.call('HDEL', p .. 'b', gw)
+  redis.call('SADD', p .. 'rg', gw)
   return {'OK'}
 end
 
--- watermark: shard, gateway, incarnation, epoch:run, mark ms, lsn. Everything up to lsn is applied, nothing behind it arrived before mark.
+-- Outcomes of calls up to this LSN go.
+local function forget_outcomes(p, gw, logged)
+  for _, last in ipairs(redis.call('HKEYS', p .. 'x:' .. gw)) do
+    if tonumber(last) <= logged then redis.call('HDEL', p .. 'x:' .. gw, last) end
+  end
+end
+
+-- watermark: shard, gateway, incarnation, epoch:run, mark ms, applied LSN, logged LSN -> OK, durable LSN. Nothing behind the
+-- applied one arrived before mark; outcomes up to the logged one are in the gateway's own log.
 local function watermark(_, argv)
-  local gw, lsn = argv[2], tonumber(argv[6])
+  local gw, lsn, logged = argv[2], tonumber(argv[6]), tonumber(argv[7])
   local p = '{' .. argv[1] .. '}:'
+  if not whole(lsn) or not whole(logged) then return redis.error_reply('BADARG lsn') end
   local no = fenced(p, gw, argv[3], argv[4])
   if no then return {no} end
+  if rebuilding(p) then return {'WAIT'} end
   local have = tonumber(redis.call('HGET', p .. 'a', gw) or 0)
-  if have ~= lsn then return {'GAP', have} end
+  if have ~= lsn then return {'GAP', have} end                  -- an idle gateway learns of a rollback here
   redis.call('HSET', p .. 'b', gw, argv[5] .. ':' .. argv[6])
-  for _, last in ipairs(redis.call('HKEYS', p .. 'x:' .. gw)) do
-    if tonumber(last) <= lsn then redis.call('HDEL', p .. 'x:' .. gw, last) end
+  forget_outcomes(p, gw, logged)
+  return {'OK', tonumber(redis.call('HGET', p .. 'k', gw) or 0)}
+end
+
+-- Sets bits of batches that were counted or dropped before Redis was lost; those that are set stay set.
+local function remember_batches(p, packed)
+  local batches, fresh = cmsgpack.unpack(packed), 0
+  local problem = wrong(batches, {}, {}, {})
+  if problem then return redis.error_reply('BADARG ' .. problem) end
+  local hours, twice = bits_of(p, batches)
+  if twice then return redis.error_reply('BADARG a batch is named twice') end
+  for _, h in pairs(hours) do
+    for sid, seqs in pairs(h.seqs) do
+      for seq in pairs(seqs) do
+        if bit_is_set(h.bits[sid], seq) then seqs[seq] = nil else fresh = fresh + 1 end
+      end
+    end
   end
+  set_bits(p, hours)
+  if fresh > 0 then redis.call('INCRBY', p .. 'rn', fresh) end
+  return {'OK'}
+end
+
+-- remember: shard, gateway, incarnation, epoch:run, batches as for apply. Of a gateway that the rebuild waits for.
+local function remember(_, argv)
+  local p = '{' .. argv[1] .. '}:'
+  local no = fenced(p, argv[2], argv[3], argv[4])
+  if no then return {no} end
+  if redis.call('SISMEMBER', p .. 'r', argv[2]) == 0 then return {'WAIT'} end
+  return remember_batches(p, argv[5])
+end
+
+-- rebuilt: shard, gateway, incarnation, epoch:run, LSN. Every batch that it had counted up to there is remembered.
+local function rebuilt(_, argv)
+  local p, gw, lsn = '{' .. argv[1] .. '}:', argv[2], tonumber(argv[5])
+  if not whole(lsn) then return redis.error_reply('BADARG lsn') end
+  local no = fenced(p, gw, argv[3], argv[4])
+  if no then return {no} end
+  if redis.call('SISMEMBER', p .. 'r', gw) == 0 then
+    return {redis.call('HGET', p .. 'a', gw) == argv[5] and 'OK' or 'WAIT'}    -- a repeated call changes nothing
+  end
+  redis.call('HSET', p .. 'a', gw, argv[5])
+  redis.call('SREM', p .. 'r', gw)
   return {'OK'}
 end
 
@@ -254,8 +349,8 @@ end
 
 -- `approved` names epoch and process, the term its leader.
 local function deposed(p, term, approved)
-  if redis.call('GET', p .. 'e') ~= approved then return 'WAIT' end
-  if tonumber(term) < tonumber(redis.call('GET', p .. 't') or 0) then return 'FENCED' end
+  if redis.call('GET', p .. 'e') ~= approved then return 'WAIT' end                           -- another epoch, or another process
+  if tonumber(term) < tonumber(redis.call('GET', p .. 't') or 0) then return 'FENCED' end     -- another leader
 end
 
 local function lowest_watermark(p)
@@ -282,6 +377,18 @@ local function delete_bitmaps(p, mark)
   redis.call('SET', p .. 'h', string.format('%.0f', horizon))
 end
 
+-- What no gateway has logged travels with the flush, once: the outcomes behind the last settled flush.
+local function keep_outcomes(p, n, vector)
+  for i = 1, #vector, 2 do
+    local gw, carried = vector[i], tonumber(redis.call('HGET', p .. 'o', vector[i]) or 0)
+    for _, last in ipairs(redis.call('HKEYS', p .. 'x:' .. gw)) do
+      if tonumber(last) > carried then
+        redis.call('HSET', p .. 'wo:' .. n, gw .. ':' .. last, redis.call('HGET', p .. 'x:' .. gw, last))
+      end
+    end
+  end
+end
+
 local function flush_facts(n, facts)
   local answer = {'OK', n, facts[1], facts[2]}
   for _, position in ipairs(facts[3]) do answer[#answer + 1] = position end
@@ -289,16 +396,18 @@ local function flush_facts(n, facts)
 end
 
 -- cut: shard, term, epoch:run, now ms -> OK, flush, now of its cut, watermark, gateway, LSN, … One at a time: while a flush
--- is not settled the answer is that flush again. A barrier follows, then its bucket is read.
+-- is not settled the answer is that flush again. A barrier follows, then its bucket is read. None during a rebuild: REBUILD.
 local function cut(_, argv)
   local p = '{' .. argv[1] .. '}:'
   local no = deposed(p, argv[2], argv[3])
   if no then return {no} end
   local unsettled = redis.call('HGETALL', p .. 'c')
   if #unsettled > 0 then return flush_facts(unsettled[1], cmsgpack.unpack(unsettled[2])) end
+  if rebuilding(p) then return {'REBUILD'} end                  -- a vector without those who are waited for; bitmaps would go
   local mark, n = lowest_watermark(p), redis.call('GET', p .. 'n') or '0'
   delete_bitmaps(p, mark)
   local facts = {argv[4], string.format('%.0f', mark), redis.call('HGETALL', p .. 'a')}
+  keep_outcomes(p, n, facts[3])
   redis.call('SET', p .. 't', argv[2])
   redis.call('HSET', p .. 'c', n, cmsgpack.pack(facts))
   redis.call('SET', p .. 'n', string.format('%.0f', n + 1))
@@ -324,9 +433,97 @@ local function settle(_, argv)
   local p, n = '{' .. argv[1] .. '}:', argv[4]
   local no = deposed(p, argv[2], argv[3])
   if no then return {no} end
-  if redis.call('HDEL', p .. 'c', n) == 0 then return {'OK', 0} end            -- never the open bucket
-  redis.call('UNLINK', p .. 'w:' .. n, p .. 'wt:' .. n, p .. 'wu:' .. n, p .. 'wv:' .. n)
+  local facts = redis.call('HGET', p .. 'c', n)
+  if not facts then return {'OK', 0} end                        -- never the open bucket
+  local vector = cmsgpack.unpack(facts)[3]
+  in_chunks('HSET', p .. 'o', vector)
+  for i = 1, #vector, 2 do                                      -- nobody will ask for what a retired gateway did not log
+    if redis.call('SISMEMBER', p .. 'rg', vector[i]) == 1 then forget_outcomes(p, vector[i], tonumber(vector[i + 1])) end
+  end
+  redis.call('HDEL', p .. 'c', n)
+  redis.call('UNLINK', p .. 'w:' .. n, p .. 'wt:' .. n, p .. 'wu:' .. n, p .. 'wv:' .. n, p .. 'wo:' .. n)
   return {'OK', 1}
+end
+
+-- A rebuild. Its leader calls, in this order, begin_rebuild, wipe, restore and remember_all, open_rebuild; then, while `r`
+-- is not empty, remember_all and stand_in for gateways that were retired. A leader that died on the way is followed by one
+-- that begins again; what it does too late is refused by its term.
+
+-- begin_rebuild: shard, term, epoch. From now on nobody is approved.
+local function begin_rebuild(_, argv)
+  local p, term = '{' .. argv[1] .. '}:', tonumber(argv[2])
+  if not whole(term) or not whole(tonumber(argv[3])) then return redis.error_reply('BADARG term, epoch') end
+  if term < tonumber(redis.call('GET', p .. 't') or 0) then return {'FENCED'} end
+  redis.call('MSET', p .. 't', argv[2], p .. 'e', argv[3] .. ':')
+  return {'OK'}
+end
+
+-- wipe: shard, term, "epoch:", keys of the shard. Term, epoch and sign of life stay.
+local function wipe(_, argv)
+  local p = '{' .. argv[1] .. '}:'
+  if not string.find(argv[3], '^%d+:$') then return redis.error_reply('BADARG not a rebuild') end
+  local no = deposed(p, argv[2], argv[3])
+  if no then return {no} end
+  for i = 4, #argv do
+    local key = argv[i]
+    if string.sub(key, 1, #p) ~= p then return redis.error_reply('BADARG a key of another shard') end
+    if key ~= p .. 't' and key ~= p .. 'e' and key ~= p .. 'ld' then redis.call('UNLINK', key) end
+  end
+  return {'OK'}
+end
+
+-- restore: shard, term, "epoch:", cmsgpack array, flat: "<site>:<visitor>", packed state. Of several visits of a visitor the
+-- latest is the running one.
+local function restore(_, argv)
+  local p = '{' .. argv[1] .. '}:'
+  if not string.find(argv[3], '^%d+:$') then return redis.error_reply('BADARG not a rebuild') end
+  local no = deposed(p, argv[2], argv[3])
+  if no then return {no} end
+  local visits = cmsgpack.unpack(argv[4])
+  for i = 1, #visits, 2 do
+    local key = p .. 'v:' .. visits[i]
+    local there = redis.call('GET', key)
+    if not there or unpack_visit(there).last < unpack_visit(visits[i + 1]).last then
+      redis.call('SET', key, visits[i + 1], 'PX', VISIT_KEPT_MS)
+    end
+  end
+  return {'OK'}
+end
+
+-- remember_all: shard, term, "epoch:" or epoch:run, batches as for apply. Of retired gateways, from central's rows.
+local function remember_all(_, argv)
+  local p = '{' .. argv[1] .. '}:'
+  local no = deposed(p, argv[2], argv[3])
+  if no then return {no} end
+  return remember_batches(p, argv[4])
+end
+
+-- open_rebuild: shard, term, "epoch:", run id, horizon ms, cmsgpack arrays of the gateways to wait for and of retired ones.
+local function open_rebuild(_, argv)
+  local p, horizon = '{' .. argv[1] .. '}:', tonumber(argv[5])
+  if not string.find(argv[3], '^%d+:$') or not whole(horizon) then return redis.error_reply('BADARG not a rebuild') end
+  local no = deposed(p, argv[2], argv[3])
+  if no then return {no} end
+  local waiting, retired = cmsgpack.unpack(argv[6]), cmsgpack.unpack(argv[7])
+  in_chunks('SADD', p .. 'r', waiting)
+  in_chunks('SADD', p .. 'rg', retired)
+  redis.call('SET', p .. 'h', argv[5])                          -- a batch below it may have been counted, and no bit says so
+  redis.call('SET', p .. 'e', argv[3] .. argv[4])
+  return {'OK'}
+end
+
+-- stand_in: shard, term, epoch:run, gateways. They were retired, and what they counted is remembered.
+local function stand_in(_, argv)
+  local p = '{' .. argv[1] .. '}:'
+  local no = deposed(p, argv[2], argv[3])
+  if no then return {no} end
+  for i = 4, #argv do
+    redis.call('HDEL', p .. 'i', argv[i])
+    redis.call('HDEL', p .. 'b', argv[i])
+    redis.call('SADD', p .. 'rg', argv[i])
+    redis.call('SREM', p .. 'r', argv[i])
+  end
+  return {'OK'}
 end
 
 -- A full Redis refuses what would fill it further, apply, and nothing else: settle is what empties it.
@@ -337,7 +534,15 @@ redis.register_function('tideline_apply', apply)
 register_also_when_full('tideline_register', register)
 register_also_when_full('tideline_retire', retire)
 register_also_when_full('tideline_watermark', watermark)
+register_also_when_full('tideline_remember', remember)
+register_also_when_full('tideline_rebuilt', rebuilt)
 register_also_when_full('tideline_approve', approve)
 register_also_when_full('tideline_cut', cut)
 register_also_when_full('tideline_durable', durable)
 register_also_when_full('tideline_settle', settle)
+register_also_when_full('tideline_begin_rebuild', begin_rebuild)
+register_also_when_full('tideline_wipe', wipe)
+register_also_when_full('tideline_restore', restore)
+register_also_when_full('tideline_remember_all', remember_all)
+register_also_when_full('tideline_open_rebuild', open_rebuild)
+register_also_when_full('tideline_stand_in', stand_in)

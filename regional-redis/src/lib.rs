@@ -3,16 +3,29 @@
 //!
 //! A gateway's [`apply::Call`] (many batches, merged) moves `functions.lua` one step: bits against repeats, visits, counters.
 //! The aggregator's [`Link::cut`] closes the open bucket, [`bucket::read`] turns it into rows, [`Link::settle`] removes it.
+//! [`Link::barrier`] makes sure that Redis will not forget; a Redis that forgot all the same is [rebuilt](rebuild).
 
 pub mod apply;
 pub mod bucket;
+pub mod connect;
 pub mod counter;
+pub mod durable;
+pub mod lead;
 pub mod link;
 pub mod live;
+pub mod outcome;
+mod pack;
+pub mod rebuild;
+pub mod register;
+mod reply;
 mod time;
 pub mod visit;
 
-pub use link::{Approval, Cut, Link, LinkError, Position, Registered, Reported};
+pub use connect::{Connect, Connection, Server};
+pub use durable::Memory;
+pub use lead::{Approval, Approved, Cut, Position};
+pub use link::{FUNCTIONS, Link, LinkError};
+pub use register::{Rebuilding, Registered, Reported};
 
 use std::fmt;
 

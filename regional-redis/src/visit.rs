@@ -26,6 +26,27 @@ pub fn unpack(state: &[u8]) -> Result<VisitRow, UnknownField> {
     parse(state).ok_or_else(|| UnknownField(state.to_vec()))
 }
 
+/// The name and the packed state of a visit that central gives back. `None`: a string too long for a state of Redis.
+pub fn pack(row: &VisitRow) -> Option<(String, Vec<u8>)> {
+    let key = visit_key(&row.site, row.visitor);
+    let id = [row.sid.as_slice(), &row.seq.to_be_bytes()].concat();
+    let strings = [id.as_slice(), key.as_bytes(), row.entry_page.as_bytes(), row.exit_page.as_bytes()];
+    let mut state = Vec::new();
+    state.extend(row.start_ms.to_le_bytes());
+    state.extend(row.last_ms.to_le_bytes());
+    state.extend(row.pageviews.to_le_bytes());
+    state.extend(row.events.to_le_bytes());
+    for number in [row.engaged_ms, row.version, row.entry_ms, row.exit_ms] {
+        state.extend(number.to_le_bytes());
+    }
+    for string in strings {
+        state.extend(u16::try_from(string.len()).ok()?.to_le_bytes());
+    }
+    state.extend(strings.concat());
+    state.extend(row.dimensions.clone().unwrap_or_default().encode_to_vec());
+    Some((key, state))
+}
+
 fn parse(state: &[u8]) -> Option<VisitRow> {
     let (head, mut strings) = state.split_first_chunk::<HEAD_BYTES>()?;
     let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
@@ -67,6 +88,36 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = unpack(&bytes);
+        }
+
+        #[test]
+        fn what_central_gives_back_is_what_it_was_given(
+            numbers in any::<(u64, u64, u32, u32, u64, u64)>(),
+            times in any::<(u64, u64)>(),
+            pages in ("[a-z/é]{0,9}", "[a-z/]{0,9}"),
+            id in any::<([u8; 16], u32, u64)>(),
+        ) {
+            let (start_ms, last_ms, pageviews, events, engaged_ms, version) = numbers;
+            let row = VisitRow {
+                site: "shop:1".into(),
+                sid: id.0.to_vec(),
+                seq: id.1,
+                visitor: id.2,
+                version,
+                start_ms,
+                last_ms,
+                pageviews,
+                events,
+                engaged_ms,
+                entry_page: pages.0,
+                exit_page: pages.1,
+                dimensions: Some(VisitDimensions { source: "Google".into(), ..Default::default() }),
+                entry_ms: times.0,
+                exit_ms: times.1,
+            };
+            let (key, state) = pack(&row).unwrap();
+            prop_assert_eq!(key, visit_key(&row.site, row.visitor));
+            prop_assert_eq!(unpack(&state).unwrap(), row);
         }
     }
 }

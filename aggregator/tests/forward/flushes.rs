@@ -80,7 +80,8 @@ async fn a_settled_flush_leaves_nothing_in_redis() {
     let buckets: Vec<String> =
         redis::cmd("KEYS").arg("{0}:w*").query_async(&mut bench.redis.connection().await).await.unwrap();
     assert!(buckets.is_empty(), "{buckets:?}");
-    let position = regional_redis::Link::connect(&bench.redis.url(), Shard(0)).await.unwrap().position().await.unwrap();
+    let position =
+        regional_redis::Link::connect(&bench.redis.url().into(), Shard(0)).await.unwrap().position().await.unwrap();
     assert_eq!(position.unsettled, None);
 }
 

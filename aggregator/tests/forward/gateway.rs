@@ -39,8 +39,11 @@ impl Gateway {
     /// Reports how far it has come and that nothing before `mark_ms` is left.
     pub async fn watermark(&mut self, mark_ms: u64) {
         let (link, incarnation, approved) = self.link.as_mut().unwrap();
-        let answer = link.watermark(&self.name, incarnation, approved, mark_ms, Lsn(self.applied)).await.unwrap();
-        assert_eq!(answer, Reported::Done);
+        let answer = link
+            .watermark(&self.name, incarnation, approved, mark_ms, Lsn(self.applied), Lsn(self.applied))
+            .await
+            .unwrap();
+        assert!(matches!(answer, Reported::Done { .. }), "{answer:?}");
     }
 
     async fn step(&mut self, last: u64) -> bool {
@@ -52,7 +55,7 @@ impl Gateway {
         let call = records(&self.name, self.applied, next);
         let now_ms = link.time_ms().await.unwrap_or_default();
         match link.apply(&self.name, incarnation, approved, now_ms, &call).await {
-            Ok(Applied::Done) => self.applied = next,
+            Ok(Applied::Done(_)) => self.applied = next,
             Ok(Applied::Gap(Lsn(stands_at))) => self.applied = stands_at,
             Ok(Applied::Wait | Applied::Fenced) | Err(_) => return false,
             Ok(other) => panic!("{other:?}"),
@@ -61,12 +64,12 @@ impl Gateway {
     }
 
     async fn connect(&mut self) -> Option<(Link, String, String)> {
-        let mut link = Link::connect(&self.url, Shard(0)).await.ok()?;
+        let mut link = Link::connect(&self.url.as_str().into(), Shard(0)).await.ok()?;
         let approved = link.approved().await.ok()??;
         self.incarnations += 1;
         let incarnation = format!("{}-{}", self.name, self.incarnations);
         match link.register(&self.name, &incarnation, &approved).await.ok()? {
-            Registered::Wait => None,
+            Registered::Wait | Registered::Retired | Registered::Rebuild { .. } => None,
             Registered::At { applied: Lsn(applied), .. } => {
                 self.applied = applied;
                 Some((link, incarnation, approved))
@@ -90,6 +93,7 @@ fn records(gateway: &str, prev: u64, last: u64) -> Call {
         call.visits.push(VisitStep {
             lsn: Lsn(lsn),
             key: visit_key("shop", visitor),
+            other_key: None,
             id: visit_id(sid.as_bytes(), 1),
             first_ms: at_ms,
             last_ms: at_ms,

@@ -113,6 +113,9 @@ fn visit_step(lsn: Lsn, sid: Sid, record: &Record) -> Option<VisitStep> {
     Some(VisitStep {
         lsn,
         key: visit_key(&record.site, record.visitor),
+        other_key: Some(record.visitor_across_midnight)
+            .filter(|other| *other != 0 && *other != record.visitor)
+            .map(|other| visit_key(&record.site, other)),
         id: visit_id(sid.as_bytes(), record.seq),
         first_ms,
         last_ms,

@@ -12,16 +12,17 @@ async fn a_repeated_call_changes_nothing_and_is_answered_ok() {
     let mut bench = Bench::new().await;
     let gateway = bench.gateway("g").await;
     let first = counted(pageview(1, 7, NOON, "/"), HashMap::from([(b"\x01counter".to_vec(), 3)]));
-    assert_eq!(gateway.apply(&mut bench, &first).await, Applied::Done);
+    let outcomes = gateway.counts(&mut bench, &first).await;
     let before = bench.everything().await;
-    assert_eq!(gateway.apply(&mut bench, &first).await, Applied::Done);
+    assert_eq!(gateway.counts(&mut bench, &first).await, outcomes);
     bench.assert_unchanged(&before).await;
 
-    // Also after later ones, and after its outcomes were given up.
-    assert_eq!(gateway.apply(&mut bench, &pageview(2, 7, NOON, "/")).await, Applied::Done);
-    assert_eq!(gateway.watermark(&mut bench, NOON, 2).await, Reported::Done);
+    // Also after later ones. Once its outcomes are logged, it is a call that comes too late.
+    gateway.counts(&mut bench, &pageview(2, 7, NOON, "/")).await;
+    assert_eq!(gateway.counts(&mut bench, &first).await, outcomes);
+    assert_eq!(gateway.watermark(&mut bench, NOON, 2).await, Reported::Done { durable: Lsn(0) });
     let before = bench.everything().await;
-    assert_eq!(gateway.apply(&mut bench, &first).await, Applied::Done);
+    assert_eq!(gateway.apply(&mut bench, &first).await, Applied::Gap(Lsn(2)));
     bench.assert_unchanged(&before).await;
 }
 
@@ -29,7 +30,7 @@ async fn a_repeated_call_changes_nothing_and_is_answered_ok() {
 async fn a_call_that_skips_records_is_told_where_redis_stands() {
     let mut bench = Bench::new().await;
     let gateway = bench.gateway("g").await;
-    assert_eq!(gateway.apply(&mut bench, &pageview(1, 7, NOON, "/")).await, Applied::Done);
+    gateway.counts(&mut bench, &pageview(1, 7, NOON, "/")).await;
     let before = bench.everything().await;
     assert_eq!(gateway.apply(&mut bench, &pageview(3, 7, NOON, "/")).await, Applied::Gap(Lsn(1)));
     assert_eq!(gateway.watermark(&mut bench, NOON, 3).await, Reported::Gap(Lsn(1)));
@@ -41,10 +42,7 @@ async fn a_call_that_skips_records_is_told_where_redis_stands() {
 async fn a_call_that_overlaps_what_is_applied_is_a_gap_not_a_repeat() {
     let mut bench = Bench::new().await;
     let gateway = bench.gateway("g").await;
-    assert_eq!(
-        gateway.apply(&mut bench, &call(0, 2, vec![batch(sid(1), 1, 1), batch(sid(1), 2, 2)])).await,
-        Applied::Done
-    );
+    gateway.counts(&mut bench, &call(0, 2, vec![batch(sid(1), 1, 1), batch(sid(1), 2, 2)])).await;
     let overlapping = call(1, 3, vec![batch(sid(1), 2, 2), batch(sid(1), 3, 3)]);
     assert_eq!(gateway.apply(&mut bench, &overlapping).await, Applied::Gap(Lsn(2)));
 }
@@ -54,7 +52,7 @@ async fn batches_counted_before_are_named_and_nothing_is_written() {
     let mut bench = Bench::new().await;
     let (one, other) = (bench.gateway("one").await, bench.gateway("other").await);
     let batches = vec![batch(sid(1), 1, 1), batch(sid(1), 2, 2), batch(sid(2), 1, 3)];
-    assert_eq!(one.apply(&mut bench, &call(0, 3, batches)).await, Applied::Done);
+    one.counts(&mut bench, &call(0, 3, batches)).await;
     let before = bench.everything().await;
     let again = vec![batch(sid(1), 2, 11), batch(sid(1), 3, 12), batch(sid(2), 1, 13)];
     let refused = counted(call(0, 13, again), HashMap::from([(b"\x01counter".to_vec(), 1)]));
@@ -62,7 +60,7 @@ async fn batches_counted_before_are_named_and_nothing_is_written() {
     bench.assert_unchanged(&before).await;
 
     // Declared duplicates, the rest is applied; the position moves over them.
-    assert_eq!(other.apply(&mut bench, &call(0, 13, vec![batch(sid(1), 3, 12)])).await, Applied::Done);
+    other.counts(&mut bench, &call(0, 13, vec![batch(sid(1), 3, 12)])).await;
     assert_eq!(
         other.apply(&mut bench, &call(13, 14, vec![batch(sid(1), 3, 14)])).await,
         Applied::Duplicates(vec![Lsn(14)])
@@ -83,7 +81,7 @@ async fn a_call_that_names_a_batch_twice_is_refused() {
 async fn an_old_incarnation_is_fenced() {
     let mut bench = Bench::new().await;
     let old = bench.gateway("g").await;
-    assert_eq!(old.apply(&mut bench, &pageview(1, 7, NOON, "/")).await, Applied::Done);
+    old.counts(&mut bench, &pageview(1, 7, NOON, "/")).await;
     let answer = bench.link.register("g", "second", &old.approved).await.unwrap();
     assert_eq!(answer, Registered::At { applied: Lsn(1), clock_floor_ms: 0 });
     let before = bench.everything().await;
@@ -109,7 +107,7 @@ async fn a_redis_that_no_leader_approved_lets_everyone_wait() {
     let approved = format!("1:{}", link.run_id());
     assert_eq!(link.register("g", "first", &approved).await.unwrap(), Registered::Wait);
     assert_eq!(link.apply("g", "first", &approved, NOON, &pageview(1, 7, NOON, "/")).await.unwrap(), Applied::Wait);
-    assert_eq!(link.watermark("g", "first", &approved, NOON, Lsn(0)).await.unwrap(), Reported::Wait);
+    assert_eq!(link.watermark("g", "first", &approved, NOON, Lsn(0), Lsn(0)).await.unwrap(), Reported::Wait);
     assert!(!link.retire("g", &approved).await.unwrap());
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut redis.connection().await).await.unwrap();
     assert!(keys.is_empty(), "{keys:?}");
@@ -133,10 +131,7 @@ async fn bitmaps_reach_across_bytes_up_to_the_last_seq() {
     // Not in order, and with every position in a byte.
     let seqs = [SEQ_MAX, 1, 7, 8, 9, 15, 16, 17, 2048, SEQ_MAX - 1];
     for (prev, seq) in (0..).zip(seqs) {
-        assert_eq!(
-            gateway.apply(&mut bench, &call(prev, prev + 1, vec![batch(sid(1), seq, prev + 1)])).await,
-            Applied::Done
-        );
+        gateway.counts(&mut bench, &call(prev, prev + 1, vec![batch(sid(1), seq, prev + 1)])).await;
     }
     let set: Vec<u32> = {
         let mut set = Vec::new();
@@ -196,7 +191,7 @@ async fn what_would_fail_in_the_middle_of_the_writes_fails_before_them() {
         assert!(error.contains(why), "{error}");
     }
     bench.assert_unchanged(&before).await;
-    assert_eq!(gateway.apply(&mut bench, &pageview(1, 7, NOON, "/")).await, Applied::Done);
+    gateway.counts(&mut bench, &pageview(1, 7, NOON, "/")).await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proto::sid::Sid;
-use proto::uplink::FlushRows;
+use proto::uplink::{FlushRows, Outcomes};
 use regional_redis::apply::{Applied, Batch, Call, VisitStep};
 use regional_redis::{Approval, Cut, Link, LinkError, Lsn, Registered, Reported, bucket, visit};
 
@@ -129,12 +129,24 @@ impl Gateway {
         self.try_apply(bench, call).await.unwrap()
     }
 
+    /// Applies, and answers what was decided.
+    pub async fn counts(&self, bench: &mut Bench, call: &Call) -> Outcomes {
+        match self.apply(bench, call).await {
+            Applied::Done(outcomes) => outcomes,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub async fn try_apply(&self, bench: &mut Bench, call: &Call) -> Result<Applied, LinkError> {
         bench.link.apply(&self.name, &self.incarnation, &self.approved, NOON, call).await
     }
 
     pub async fn watermark(&self, bench: &mut Bench, mark_ms: u64, applied: u64) -> Reported {
-        bench.link.watermark(&self.name, &self.incarnation, &self.approved, mark_ms, Lsn(applied)).await.unwrap()
+        bench
+            .link
+            .watermark(&self.name, &self.incarnation, &self.approved, mark_ms, Lsn(applied), Lsn(applied))
+            .await
+            .unwrap()
     }
 }
 
@@ -165,6 +177,7 @@ pub fn pageview(lsn: u64, visitor: u64, at_ms: u64, page: &str) -> Call {
     let step = VisitStep {
         lsn: Lsn(lsn),
         key: visit::visit_key("shop", visitor),
+        other_key: None,
         id: visit::visit_id(sid.as_bytes(), 1),
         first_ms: at_ms,
         last_ms: at_ms,

@@ -15,6 +15,7 @@ async fn a_call_of_as_many_batches_visits_and_counters_as_may_be() {
         .map(|lsn| VisitStep {
             lsn: Lsn(lsn),
             key: visit_key(&format!("site-{lsn}.example"), lsn),
+            other_key: None,
             id: visit_id(sid(lsn as u32).as_bytes(), 1),
             first_ms: NOON,
             last_ms: NOON,
@@ -43,7 +44,7 @@ async fn a_call_of_as_many_batches_visits_and_counters_as_may_be() {
     });
     let batches = (1..=last).map(|lsn| batch(sid(lsn as u32), 1, lsn)).collect();
     let large = Call { visits, uniques: vec![], ..counted(call(0, last, batches), counters.collect()) };
-    assert_eq!(gateway.apply(&mut bench, &large).await, Applied::Done);
+    gateway.counts(&mut bench, &large).await;
 
     let rows = bench.flush().await;
     assert_eq!((rows.visits.len(), rows.rollups.len()), (1000, 20_000));
@@ -61,7 +62,7 @@ async fn a_thousand_batches_of_one_agent() {
     let mut bench = Bench::new().await;
     let gateway = bench.gateway("g").await;
     let batches = |from: u32| (from..from + 1000).map(|seq| batch(sid(1), seq, u64::from(seq))).collect();
-    assert_eq!(gateway.apply(&mut bench, &call(0, 1000, batches(1))).await, Applied::Done);
+    gateway.counts(&mut bench, &call(0, 1000, batches(1))).await;
     let Applied::Duplicates(lsns) = gateway.apply(&mut bench, &call(1000, 2000, batches(501))).await else {
         panic!("not duplicates")
     };
@@ -95,7 +96,7 @@ async fn many_uniques_and_sites_at_once() {
         .to_member()
     };
     let large = Call { uniques: (0..50_000).map(sighting).collect(), ..call(0, 1, vec![]) };
-    assert_eq!(gateway.apply(&mut bench, &large).await, Applied::Done);
+    gateway.counts(&mut bench, &large).await;
     let rows = bench.flush().await;
     assert_eq!(rows.uniques.len(), 10);
     assert!(rows.uniques.iter().all(|row| row.visitors.len() == 5000 && row.visitors.is_sorted()));

@@ -61,7 +61,7 @@ impl RedisProcess {
 
     /// A link to shard 0.
     pub async fn link(&self) -> Link {
-        Link::connect(&self.url(), Shard(0)).await.expect("redis-server runs")
+        Link::connect(&self.url().into(), Shard(0)).await.expect("redis-server runs")
     }
 
     /// A connection for what no function does.
@@ -72,7 +72,7 @@ impl RedisProcess {
 
     async fn answers(&self) {
         for _ in 0..200 {
-            if let Ok(mut link) = Link::connect(&self.url(), Shard(0)).await
+            if let Ok(mut link) = Link::connect(&self.url().into(), Shard(0)).await
                 && link.ping().await
             {
                 return;

@@ -13,11 +13,11 @@ async fn a_cut_carries_the_lowest_watermark_of_all_registered() {
         cut.watermark_ms
     };
     assert_eq!(flushed(&mut bench).await, 0, "a gateway that said nothing yet may hold anything");
-    assert_eq!(one.watermark(&mut bench, NOON + 5, 0).await, Reported::Done);
+    assert_eq!(one.watermark(&mut bench, NOON + 5, 0).await, Reported::Done { durable: Lsn(0) });
     assert_eq!(flushed(&mut bench).await, NOON + 5);
     let other = bench.gateway("other").await;
     assert_eq!(flushed(&mut bench).await, 0);
-    assert_eq!(other.watermark(&mut bench, NOON, 0).await, Reported::Done);
+    assert_eq!(other.watermark(&mut bench, NOON, 0).await, Reported::Done { durable: Lsn(0) });
     assert_eq!(flushed(&mut bench).await, NOON);
 
     assert!(bench.link.retire("other", &other.approved).await.unwrap());
@@ -41,7 +41,7 @@ async fn what_a_retired_gateway_counted_stays_counted() {
 async fn a_gateways_clock_starts_no_lower_than_its_watermark_and_the_horizon() {
     let mut bench = Bench::new().await;
     let gateway = bench.gateway("g").await;
-    assert_eq!(gateway.watermark(&mut bench, NOON + 5, 0).await, Reported::Done);
+    assert_eq!(gateway.watermark(&mut bench, NOON + 5, 0).await, Reported::Done { durable: Lsn(0) });
     let answer = bench.link.register("g", "second", &gateway.approved).await.unwrap();
     assert_eq!(answer, Registered::At { applied: Lsn(0), clock_floor_ms: NOON + 5 });
 }
@@ -51,12 +51,12 @@ async fn one_of_each_class(bench: &mut Bench) -> Gateway {
     let gateway = bench.gateway("g").await;
     let of_class =
         |class: u32| Batch { class, ..crate::bench::batch(sid_at(NOON + HOUR - 1, class), 1, u64::from(class) + 1) };
-    assert_eq!(gateway.apply(bench, &call(0, 2, vec![of_class(0), of_class(1)])).await, Applied::Done);
+    gateway.counts(bench, &call(0, 2, vec![of_class(0), of_class(1)])).await;
     gateway
 }
 
 async fn bitmaps_after_a_cut_at(bench: &mut Bench, gateway: &Gateway, watermark_ms: u64) -> Vec<String> {
-    assert_eq!(gateway.watermark(bench, watermark_ms, 2).await, Reported::Done);
+    assert_eq!(gateway.watermark(bench, watermark_ms, 2).await, Reported::Done { durable: Lsn(0) });
     let cut = bench.cut().await;
     bench.settle(cut.n).await;
     bench.keys().await.into_iter().filter_map(|key| Some(key.strip_prefix("{0}:d:")?[..1].to_owned())).collect()
@@ -82,7 +82,7 @@ async fn a_silent_gateway_keeps_the_bitmaps() {
     let gateway = one_of_each_class(&mut bench).await;
     let silent = bench.gateway("silent").await;
     assert_eq!(bitmaps_after_a_cut_at(&mut bench, &gateway, NOON + 100 * HOUR).await, ["0", "1"]);
-    assert_eq!(silent.watermark(&mut bench, NOON + 2 * HOUR + MINUTE, 0).await, Reported::Done);
+    assert_eq!(silent.watermark(&mut bench, NOON + 2 * HOUR + MINUTE, 0).await, Reported::Done { durable: Lsn(0) });
     assert_eq!(bitmaps_after_a_cut_at(&mut bench, &gateway, NOON + 100 * HOUR).await, ["0", "1"]);
     assert!(bench.link.retire("silent", &silent.approved).await.unwrap());
     assert_eq!(bitmaps_after_a_cut_at(&mut bench, &gateway, NOON + 100 * HOUR).await, [""; 0]);
@@ -93,7 +93,7 @@ async fn no_bitmap_goes_without_a_cut() {
     let mut bench = Bench::new().await;
     let gateway = one_of_each_class(&mut bench).await;
     bench.cut().await; // not settled: the next cut is this one again
-    assert_eq!(gateway.watermark(&mut bench, NOON + 100 * HOUR, 2).await, Reported::Done);
+    assert_eq!(gateway.watermark(&mut bench, NOON + 100 * HOUR, 2).await, Reported::Done { durable: Lsn(0) });
     bench.cut().await;
     assert!(bench.keys().await.iter().any(|key| key.starts_with("{0}:d:0")));
 }
@@ -106,6 +106,6 @@ async fn outcomes_go_with_the_watermark_that_covers_them() {
         gateway.apply(&mut bench, &pageview(lsn, 7, NOON, "/")).await;
     }
     assert!(bench.keys().await.contains(&"{0}:x:g".to_owned()));
-    assert_eq!(gateway.watermark(&mut bench, NOON, 3).await, Reported::Done);
+    assert_eq!(gateway.watermark(&mut bench, NOON, 3).await, Reported::Done { durable: Lsn(0) });
     assert!(!bench.keys().await.contains(&"{0}:x:g".to_owned()));
 }

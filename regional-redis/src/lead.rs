@@ -1,0 +1,186 @@
+//! What a shard's leader does: it compares, approves, cuts and settles.
+
+use crate::Lsn;
+use crate::link::{Link, LinkError};
+
+/// How long a leader counts as alive after its last sign of life.
+pub const SIGN_OF_LIFE_MS: u64 = 3000;
+
+/// Term, epoch and process under which an aggregator leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// Grows with every leader, in central and in Redis.
+    pub term: u64,
+    /// `epoch:run id`; while a rebuild is prepared `epoch:`.
+    pub approved: String,
+}
+
+/// A flush that is cut and not settled.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The flush's number.
+    pub n: u64,
+    /// The leader's clock at the cut.
+    pub cut_ms: u64,
+    /// The lowest watermark of all registered gateways.
+    pub watermark_ms: u64,
+    /// Gateway and last applied record.
+    pub vector: Vec<(String, Lsn)>,
+}
+
+/// Where a Redis stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// None: a Redis that no leader ever approved.
+    pub epoch: Option<u64>,
+    /// Whom a leader approved.
+    pub approved: Approved,
+    /// The highest term of a leader; 0 before the first.
+    pub term: u64,
+    /// The number of the open flush.
+    pub open_flush: u64,
+    /// The flush that is cut and not settled.
+    pub unsettled: Option<u64>,
+    /// Gateway and last applied record.
+    pub applied: Vec<(String, Lsn)>,
+    /// Gateways that the watermark waits for.
+    pub registered: Vec<String>,
+    /// Gateways that a rebuild waits for.
+    pub waiting: Vec<String>,
+    /// Gateways that were retired.
+    pub retired: Vec<String>,
+}
+
+/// Whom a leader approved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Approved {
+    /// Nobody: the preparation of a rebuild did not come to its end.
+    Nobody,
+    /// This very process.
+    This,
+    /// A process before this one.
+    #[default]
+    Another,
+}
+
+impl Link {
+    /// What a leader compares with central before it approves.
+    pub async fn position(&mut self) -> Result<Position, LinkError> {
+        let shard = self.shard;
+        // By itself: a Redis that is still loading says so in one line, not in one for each command of a transaction.
+        let approved: Option<String> = redis::cmd("GET").arg(shard.key("e")).query_async(&mut self.connection).await?;
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("MGET").arg(shard.key("t")).arg(shard.key("n")).cmd("HKEYS").arg(shard.key("c"));
+        pipe.cmd("HGETALL").arg(shard.key("a")).cmd("HKEYS").arg(shard.key("i"));
+        pipe.cmd("SMEMBERS").arg(shard.key("r")).cmd("SMEMBERS").arg(shard.key("rg"));
+        type Answer = ((Option<u64>, Option<u64>), Vec<u64>, Vec<(String, u64)>, Vec<String>, Vec<String>, Vec<String>);
+        let ((term, open), cut, applied, registered, mut waiting, mut retired): Answer =
+            pipe.query_async(&mut self.connection).await?;
+        waiting.sort_unstable();
+        retired.sort_unstable();
+        let (epoch, run) = approved.as_deref().and_then(|it| it.split_once(':')).unwrap_or_default();
+        let by = match run {
+            "" if approved.is_some() => Approved::Nobody,
+            run if run == self.run => Approved::This,
+            _ => Approved::Another,
+        };
+        Ok(Position {
+            epoch: epoch.parse().ok(),
+            approved: by,
+            term: term.unwrap_or(0),
+            open_flush: open.unwrap_or(0),
+            unsettled: cut.first().copied(),
+            applied: applied.into_iter().map(|(gateway, lsn)| (gateway, Lsn(lsn))).collect(),
+            registered,
+            waiting,
+            retired,
+        })
+    }
+
+    /// Lets this process count, under this term. `None`: a leader of a higher term was here.
+    pub async fn approve(&mut self, term: u64, epoch: u64) -> Result<Option<Approval>, LinkError> {
+        let mut command = self.function("tideline_approve");
+        command.arg(term).arg(epoch).arg(&self.run);
+        let reply = self.call(command).await?;
+        match reply.word.as_str() {
+            "OK" => Ok(Some(Approval { term, approved: format!("{epoch}:{}", self.run) })),
+            "FENCED" => Ok(None),
+            _ => Err(reply.unknown()),
+        }
+    }
+
+    /// Closes the open bucket, or answers the flush that is not settled yet. `None`: deposed, another process, or one that
+    /// is being rebuilt.
+    pub async fn cut(&mut self, leader: &Approval, now_ms: u64) -> Result<Option<Cut>, LinkError> {
+        if !self.is_of_this_process(&leader.approved) {
+            return Ok(None);
+        }
+        let mut command = self.function("tideline_cut");
+        command.arg(leader.term).arg(&leader.approved).arg(now_ms);
+        let reply = self.call(command).await?;
+        match reply.word.as_str() {
+            "WAIT" | "FENCED" | "REBUILD" => Ok(None),
+            "OK" => {
+                let vector = (3..reply.rest.len()).step_by(2).map(|i| Ok((reply.text(i)?, reply.lsn(i + 1)?)));
+                let vector = vector.collect::<Result<_, LinkError>>()?;
+                let (n, cut_ms, watermark_ms) = (reply.number(0)?, reply.number(1)?, reply.number(2)?);
+                Ok(Some(Cut { n, cut_ms, watermark_ms, vector }))
+            }
+            _ => Err(reply.unknown()),
+        }
+    }
+
+    /// The vector is durable and central has been told. False: deposed.
+    pub async fn advance_durable(&mut self, leader: &Approval, vector: &[(String, Lsn)]) -> Result<bool, LinkError> {
+        let mut command = self.function("tideline_durable");
+        command.arg(leader.term).arg(&leader.approved);
+        for (gateway, lsn) in vector {
+            command.arg(gateway).arg(lsn.0);
+        }
+        self.leading(leader, command).await
+    }
+
+    /// Central has accepted flush `n`: its bucket goes. False: deposed.
+    pub async fn settle(&mut self, leader: &Approval, n: u64) -> Result<bool, LinkError> {
+        let mut command = self.function("tideline_settle");
+        command.arg(leader.term).arg(&leader.approved).arg(n);
+        self.leading(leader, command).await
+    }
+
+    /// Says that the leader of this term is alive, for [`SIGN_OF_LIFE_MS`].
+    pub async fn sign_of_life(&mut self, term: u64) -> Result<(), LinkError> {
+        let mut set = redis::cmd("SET");
+        set.arg(self.shard.key("ld")).arg(term).arg("PX").arg(SIGN_OF_LIFE_MS);
+        Ok(set.exec_async(&mut self.connection).await?)
+    }
+
+    /// The term of the leader that gave a sign of life a short time ago.
+    pub async fn living_leader(&mut self) -> Result<Option<u64>, LinkError> {
+        Ok(redis::cmd("GET").arg(self.shard.key("ld")).query_async(&mut self.connection).await?)
+    }
+
+    /// The leader of this term stops: its successor need not wait. Nothing happens to the sign of another.
+    pub async fn leave(&mut self, term: u64) -> Result<(), LinkError> {
+        if self.living_leader().await? == Some(term) {
+            redis::cmd("DEL").arg(self.shard.key("ld")).exec_async(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn leading(&mut self, leader: &Approval, command: redis::Cmd) -> Result<bool, LinkError> {
+        if !self.is_of_this_process(&leader.approved) {
+            return Ok(false);
+        }
+        self.ordered(command).await
+    }
+
+    /// A leader's order: true if it was taken.
+    pub(crate) async fn ordered(&mut self, command: redis::Cmd) -> Result<bool, LinkError> {
+        let reply = self.call(command).await?;
+        match reply.word.as_str() {
+            "OK" => Ok(true),
+            "WAIT" | "FENCED" => Ok(false),
+            _ => Err(reply.unknown()),
+        }
+    }
+}
