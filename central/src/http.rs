@@ -23,6 +23,7 @@ use tracing::error;
 
 mod access;
 pub mod admin;
+mod batches;
 mod dashboard;
 mod json;
 mod ledger;
@@ -73,6 +74,7 @@ pub fn router(dashboard: Arc<Dashboard>) -> Router {
         .route("/query", post(stats::query))
         .route("/live", get(stats::live))
         .route("/ledger", get(ledger::ledger))
+        .route("/batches", get(batches::list))
         .route("/sites", get(sites::list).post(sites::put))
         .route("/sign-in-links", post(access::create_link))
         .route("/me", get(access::me))

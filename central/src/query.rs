@@ -4,8 +4,11 @@
 //! time buckets it is about, in the site's timezone; `plan` decides which tables answer, or that none does; `sql` and
 //! `filters` write one statement; `response` gives its rows their shape, and `freshness` says what raw events lack.
 //!
-//! Beside reports: [`ledger`] tells what became of everything that was sent, over [`days`].
+//! Beside reports: [`ledger`] tells what became of everything that was sent, over [`days`]; [`audit`] compares all that is
+//! kept; [`batches`] lists what was counted.
 
+pub mod audit;
+pub mod batches;
 pub mod days;
 mod filters;
 mod freshness;

@@ -21,7 +21,13 @@ async fn only_who_is_recognised_gets_an_answer() {
         assert!(status == 200 || body["error"].is_string(), "{body}");
         status
     };
-    for path in ["/api/v2/me", "/api/v2/sites", "/api/v2/live?site_id=shop"] {
+    for path in [
+        "/api/v2/me",
+        "/api/v2/sites",
+        "/api/v2/live?site_id=shop",
+        "/api/v2/ledger?site_id=shop",
+        "/api/v2/batches?site_id=shop",
+    ] {
         assert_eq!(status(central.http.get(central.url(path))).await, 401, "{path}");
         assert_eq!(status(central.http.get(central.url(path)).bearer_auth("wrong")).await, 401, "{path}");
         let session = central.http.get(central.url(path)).header("cookie", "tideline_session=wrong");
@@ -35,6 +41,7 @@ async fn only_who_is_recognised_gets_an_answer() {
     sign_in(&central).await;
     asks_well_or_is_told_why(&central).await;
     sites_are_made_and_listed(&central).await;
+    what_became_of_everything(&central).await;
     files_carry_their_headers(&central).await;
     figures_of_its_own(&central).await;
 
@@ -142,6 +149,21 @@ async fn sites_are_made_and_listed(central: &Running) {
     let question = json!({"site_id": "a.example", "metrics": ["pageviews"], "date_range": "all"});
     let (status, report) = central.post("/api/v2/query", question).await;
     assert_eq!((status, &report["results"][0]["metrics"]), (200, &json!([2])), "{report}");
+}
+
+async fn what_became_of_everything(central: &Running) {
+    let ledger = central.get("/api/v2/ledger?site_id=shop&from=2026-01-01&to=2026-01-31").await;
+    assert_eq!((&ledger["sent"], &ledger["completeness"], &ledger["days"]), (&json!(0), &Value::Null, &json!([])));
+    let batches = central.http.get(central.url("/api/v2/batches?site_id=shop")).bearer_auth(KEY).send().await.unwrap();
+    assert_eq!(batches.headers()[header::CONTENT_TYPE], "application/x-ndjson");
+    assert_eq!(batches.text().await.unwrap(), "");
+    for path in ["/api/v2/ledger?site_id=shop&from=today", "/api/v2/batches?site_id=shop&to=2026-01-01"] {
+        let wrong = central.http.get(central.url(path)).bearer_auth(KEY).send().await.unwrap();
+        assert_eq!(wrong.status(), 400, "{path}");
+    }
+    let nowhere =
+        central.http.get(central.url("/api/v2/ledger?site_id=nowhere")).bearer_auth(KEY).send().await.unwrap();
+    assert_eq!(nowhere.status(), 404);
 }
 
 async fn files_carry_their_headers(central: &Running) {

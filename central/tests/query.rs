@@ -1,6 +1,8 @@
 //! Reports over the real engine. The tests share a store, each has a site of its own.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+#[path = "query/audit.rs"]
+mod audit;
 #[path = "query/site.rs"]
 mod site;
 #[path = "query/time.rs"]

@@ -63,6 +63,11 @@ pub async fn answer(store: &Store, site: &str, raw: bool, days: Days, now: Times
     Ok(shape(site, days, &by_day, &all, missing))
 }
 
+/// The name of a reason by its number, as the ledger keeps it.
+pub(super) fn reason(number: &str) -> String {
+    number.parse().map_or_else(|_| number.to_owned(), reasons::name)
+}
+
 async fn read(store: &Store, site: &str, days: Days) -> Result<BTreeMap<u32, Sums>, StoreError> {
     let mut statement = Statement::new("SELECT day, reason, sum(events), sum(batches), sum(duplicates)");
     statement.push(&format!(" FROM {} FINAL WHERE site = ", table::LEDGER)).bind(site);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 /// The time of every question.
-const NOW: &str = "2026-11-22T13:30:00Z";
+pub const NOW: &str = "2026-11-22T13:30:00Z";
 
 /// A site and the store that all share.
 pub struct Site {
