@@ -238,7 +238,8 @@ impl Conversation {
         for chunk in &chunks {
             rows.merge(chunk.as_slice()).unwrap();
         }
-        assert_eq!(end.rows as usize, rows.rollups.len() + rows.visits.len() + rows.uniques.len() + rows.ledger.len());
+        let rows_of_counts = rows.rollups.len() + rows.visits.len() + rows.uniques.len() + rows.ledger.len();
+        assert_eq!(end.rows as usize, rows_of_counts + rows.outcomes.len());
 
         let fault = {
             let mut state = self.state.lock().unwrap();

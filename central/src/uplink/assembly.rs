@@ -112,7 +112,8 @@ impl Assembly {
 
 /// Rows of all kinds.
 pub fn row_count(rows: &FlushRows) -> u64 {
-    (rows.rollups.len() + rows.visits.len() + rows.uniques.len() + rows.ledger.len()) as u64
+    let counts = rows.rollups.len() + rows.visits.len() + rows.uniques.len() + rows.ledger.len();
+    (counts + rows.outcomes.len()) as u64
 }
 
 #[cfg(test)]

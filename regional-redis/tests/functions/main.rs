@@ -7,6 +7,7 @@ mod buckets;
 mod durable;
 mod large;
 mod leaders;
+mod outcomes;
 mod redis_process;
 mod visits;
 mod watermarks;
