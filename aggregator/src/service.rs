@@ -12,6 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+use proto::dial::{DialError, Dialer};
 use regional_redis::LinkError;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -31,8 +32,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub enum Error {
     #[error("the aggregator's configuration is wrong: {0}")]
     Config(String),
-    #[error("uplink_token_file {path} cannot be read: {source}; give this process a copy of central's", path = path.display())]
-    TokenFile { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Dial(#[from] DialError),
     #[error("admin: cannot listen on {address}: {source}; stop what uses this address or set another `admin`")]
     Listen { address: SocketAddr, source: io::Error },
     #[error(
@@ -53,7 +54,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     if let Some(problem) = config.problem() {
         return Err(Error::Config(problem));
     }
-    let central = Central::try_new(&config.uplink, &token(&config.uplink_token_file)?).map_err(Error::Config)?;
+    let central = Central::new(Arc::new(Dialer::with_token_file(&config.uplink, &config.uplink_token_file)?));
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::new();
@@ -106,13 +107,6 @@ impl Readiness {
     fn reason(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-fn token(path: &Path) -> Result<String, Error> {
-    let read = std::fs::read_to_string(path).map(|text| text.trim().to_owned());
-    let present =
-        read.and_then(|token| if token.is_empty() { Err(io::Error::other("it is empty")) } else { Ok(token) });
-    present.map_err(|source| Error::TokenFile { path: path.to_owned(), source })
 }
 
 /// Whole or not at all: whoever waits for the file may read it at any time.

@@ -1,17 +1,16 @@
 //! The stream to central: one a leadership. Whatever goes wrong on it ends it, and the next one starts with a hello.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use proto::dial::{Dial, Frames, root_cause};
 use proto::uplink::central_frame::Frame as FromCentral;
 use proto::uplink::region_frame::Frame as FromRegion;
-use proto::uplink::uplink_client::UplinkClient;
-use proto::uplink::{AggregatorHello, CentralFrame, Durable, FlushAck, FlushChunk, FlushId, Leadership, RegionFrame};
+use proto::uplink::{AggregatorHello, Durable, FlushAck, FlushChunk, FlushId, Leadership, RegionFrame};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tokio_stream::StreamExt;
+use tonic::{Code, Status};
 
 /// Frames on their way to central: two chunks and something small. When full, the flush waits, and live figures are
 /// skipped.
@@ -20,24 +19,17 @@ const OUTGOING_FRAMES_MAX: usize = 4;
 const HELLO_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Central inserts and fsyncs a flush before it answers: a second for a large one. After this it is as good as gone.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
-/// A central that vanished without a word is noticed after twice this time.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Where central is, and what to show to it.
+/// The way to central.
 #[derive(Clone)]
-pub struct Central {
-    endpoint: Endpoint,
-    authorization: MetadataValue<Ascii>,
-}
+pub struct Central(Arc<dyn Dial>);
 
 /// Why a stream ended, or did not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    #[error("central {0} cannot be reached: {1}")]
-    Unreachable(String, String),
     #[error("central refused the uplink token ({0}): `uplink_token_file` must hold what central's file holds")]
     Token(String),
-    #[error("the stream to central broke: {0}")]
+    #[error("no stream to central: {0}")]
     Broken(String),
     #[error("central closed the stream")]
     Closed,
@@ -52,41 +44,26 @@ pub enum UplinkError {
 /// An open stream whose hello was answered.
 pub struct Uplink {
     outgoing: mpsc::Sender<RegionFrame>,
-    incoming: Streaming<CentralFrame>,
+    incoming: Frames,
 }
 
 impl Central {
-    /// `url` as `http://host:port`; `token` without spaces around it. What is wrong is said in a sentence.
-    pub fn try_new(url: &str, token: &str) -> Result<Self, String> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|error| format!("`uplink` is {url:?}: it must be http://host:port ({error})"))?
-            .connect_timeout(Duration::from_secs(5))
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
-        let authorization = format!("Bearer {token}").parse();
-        let authorization =
-            authorization.map_err(|_| "the uplink token has characters other than visible ASCII".to_owned())?;
-        Ok(Self { endpoint, authorization })
+    /// Over connections of `dial`.
+    pub fn new(dial: Arc<dyn Dial>) -> Self {
+        Self(dial)
     }
 
     /// Opens a stream and becomes the leader of the shard: every older leader loses.
     pub async fn lead(&self, region: &str, shard: u32) -> Result<(Uplink, Leadership), UplinkError> {
-        let url = || self.endpoint.uri().to_string();
-        let unreachable = |error| UplinkError::Unreachable(url(), root_cause(&error));
-        let channel = self.endpoint.connect().await.map_err(unreachable)?;
-        let hello = self.say_hello(channel, AggregatorHello { region: region.to_owned(), shard });
+        let hello = self.say_hello(AggregatorHello { region: region.to_owned(), shard });
         timeout(HELLO_ANSWER_MAX, hello).await.map_err(|_| UplinkError::Silent("hello"))?
     }
 
-    async fn say_hello(&self, channel: Channel, hello: AggregatorHello) -> Result<(Uplink, Leadership), UplinkError> {
+    async fn say_hello(&self, hello: AggregatorHello) -> Result<(Uplink, Leadership), UplinkError> {
         let (outgoing, frames) = mpsc::channel(OUTGOING_FRAMES_MAX);
-        // Before the call: central may wait for the first frame before it answers the call at all.
         let first = RegionFrame { frame: Some(FromRegion::Aggregator(hello)) };
         outgoing.try_send(first).map_err(|_| UplinkError::Closed)?;
-        let mut request = Request::new(ReceiverStream::new(frames));
-        request.metadata_mut().insert("authorization", self.authorization.clone());
-        let incoming = UplinkClient::new(channel).forward(request).await.map_err(UplinkError::from)?.into_inner();
+        let incoming = self.0.open(frames).await?;
         let mut uplink = Uplink { outgoing, incoming };
         match uplink.next().await? {
             FromCentral::Leadership(leadership) => Ok((uplink, leadership)),
@@ -147,7 +124,7 @@ impl Uplink {
     }
 
     async fn next(&mut self) -> Result<FromCentral, UplinkError> {
-        match self.incoming.message().await?.ok_or(UplinkError::Closed)?.frame {
+        match self.incoming.next().await.ok_or(UplinkError::Closed)??.frame {
             Some(FromCentral::Refusal(refusal)) => Err(UplinkError::Refused(refusal.message)),
             Some(frame) => Ok(frame),
             None => Err(UplinkError::Unexpected("a frame of unknown kind".into(), "hello, a flush or silence")),
@@ -161,18 +138,6 @@ impl From<Status> for UplinkError {
             Code::Unauthenticated | Code::PermissionDenied => Self::Token(status.message().to_owned()),
             _ => Self::Broken(root_cause(&status)),
         }
-    }
-}
-
-/// A transport error says "transport error" and leaves the news to its source.
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    match cause.downcast_ref::<Status>() {
-        Some(status) => status.message().to_owned(),
-        None => cause.to_string(),
     }
 }
 

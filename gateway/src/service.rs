@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use proto::dial::{Dial, DialError, Dialer};
 use proto::uplink::{GatewayHello, ShardLsn};
 use regional_redis::Shard;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -29,7 +30,7 @@ use crate::log::{Log, LogError, Opened};
 use crate::metrics::Metrics;
 use crate::sites::Sites;
 use crate::throttle::Throttles;
-use crate::uplink::{TokenError, Uplink, read_token};
+use crate::uplink::Uplink;
 use crate::user_agent::{Agents, AgentsError};
 
 /// The one shard there is so far.
@@ -58,9 +59,9 @@ pub enum Error {
     /// A port.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The uplink's token.
+    /// The way to central.
     #[error(transparent)]
-    Token(#[from] TokenError),
+    Dial(#[from] DialError),
     /// The database of places.
     #[error(transparent)]
     Geo(#[from] GeoError),
@@ -86,7 +87,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::new(&mut registry));
     let ready = Arc::new(AtomicBool::new(false));
-    let token = read_token(&config.uplink_token_file)?;
+    let dial: Arc<dyn Dial> = Arc::new(Dialer::with_token_file(&config.uplink, &config.uplink_token_file)?);
     let mut folder = Folder::open(&config.data)?;
     let ingest = Arc::new(Ingest {
         sites: Sites::default(),
@@ -100,8 +101,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
 
     let mut opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
     let uplink = |folder: &Folder, last| Uplink {
-        url: config.uplink.clone(),
-        token: token.clone(),
+        dial: Arc::clone(&dial),
         hello: GatewayHello {
             region: config.region.clone(),
             gateway: folder.id().to_string(),

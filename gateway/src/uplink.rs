@@ -5,33 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::Message;
+use proto::dial::Dial;
 use proto::uplink::central_frame::Frame as FromCentral;
 use proto::uplink::region_frame::Frame as ToCentral;
-use proto::uplink::uplink_client::UplinkClient;
 use proto::uplink::{Configuration, GatewayHello, RegionFrame, ShardLsn};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Endpoint;
+use tokio_stream::StreamExt;
 
 use crate::folder::write_durably;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 
-/// A configuration of some 500,000 sites.
-const CONFIGURATION_BYTES_MAX: usize = 64 * 1024 * 1024;
-const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Central sends its configuration once an hour at least; the connection itself is asked more often.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 const RETRY_MIN: Duration = Duration::from_millis(200);
 
 /// What the stream needs.
 pub struct Uplink {
-    /// Central's address.
-    pub url: String,
-    /// What central asks for.
-    pub token: MetadataValue<Ascii>,
+    /// The way to central.
+    pub dial: Arc<dyn Dial>,
     /// Who registers.
     pub hello: GatewayHello,
     /// Whose sites are replaced.
@@ -42,40 +33,15 @@ pub struct Uplink {
     pub metrics: Arc<Metrics>,
 }
 
-/// Why the token file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// Not there, or not readable.
-    #[error("the uplink token {} cannot be read: {source}; central and its regions share one, name it with `uplink_token_file`", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the file system said.
-        source: std::io::Error,
-    },
-    /// Not a token.
-    #[error("the uplink token in {} must be one line of ASCII without spaces", .0.display())]
-    Bad(PathBuf),
-}
-
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error(transparent)]
-    Connect(#[from] tonic::transport::Error),
     #[error("{0}")]
     Status(Box<tonic::Status>),
     #[error("central refuses this gateway: {0}")]
     Refused(String),
     #[error("central closed the stream")]
     Closed,
-}
-
-/// The header that shows the token.
-pub fn read_token(path: &std::path::Path) -> Result<MetadataValue<Ascii>, TokenError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| TokenError::Unreadable { path: path.to_owned(), source })?;
-    format!("Bearer {}", text.trim()).parse().map_err(|_| TokenError::Bad(path.to_owned()))
 }
 
 impl Uplink {
@@ -103,17 +69,12 @@ impl Uplink {
         latest: &watch::Sender<Option<Vec<ShardLsn>>>,
         wait: &mut Duration,
     ) -> Result<std::convert::Infallible, Broken> {
-        let endpoint = Endpoint::from_shared(self.url.clone())?.connect_timeout(CONNECT_MAX);
-        let endpoint = endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_while_idle(true);
-        let mut client =
-            UplinkClient::new(endpoint.connect().await?).max_decoding_message_size(CONFIGURATION_BYTES_MAX);
         let (to_central, frames) = mpsc::channel(4);
         let hello = RegionFrame { frame: Some(ToCentral::Gateway(self.hello.clone())) };
         to_central.try_send(hello).expect("the channel is new and has room for four");
-        let mut request = tonic::Request::new(ReceiverStream::new(frames));
-        request.metadata_mut().insert("authorization", self.token.clone());
-        let mut from_central = client.forward(request).await.map_err(Box::new).map_err(Broken::Status)?.into_inner();
-        while let Some(frame) = from_central.message().await.map_err(Box::new).map_err(Broken::Status)? {
+        let broken = |status| Broken::Status(Box::new(status));
+        let mut from_central = self.dial.open(frames).await.map_err(broken)?;
+        while let Some(frame) = from_central.next().await.transpose().map_err(broken)? {
             match frame.frame {
                 Some(FromCentral::Configuration(configuration)) => {
                     *wait = RETRY_MIN;

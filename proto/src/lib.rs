@@ -5,6 +5,8 @@
 //! core is built on.
 #![cfg_attr(not(any(feature = "native", test)), no_std)]
 
+#[cfg(feature = "native")]
+pub mod dial;
 pub mod limits;
 pub mod sid;
 pub mod wire;
