@@ -1,6 +1,8 @@
 //! `tideline`: every role of Tideline in one binary, in the order in which an event passes them, and the command that
 //! runs them all on one machine.
 
+mod api;
+mod audit;
 mod ready;
 mod role;
 mod status;
@@ -47,6 +49,8 @@ enum Command {
     Up(up::Args),
     /// Show the roles that `tideline up` runs
     Status(status::Args),
+    /// Compare all that central keeps of a site, events to visits to ledger, and name the first difference
+    Audit(audit::Args),
     /// Send simulated load and audit what was counted
     Loadtest(loadtest::Args),
 }
@@ -67,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             status::run(args).await?;
             Ok(ExitCode::SUCCESS)
         }),
+        Command::Audit(args) => block_on(tokio::runtime::Builder::new_current_thread(), audit::run(args)),
         Command::Loadtest(args) => block_on(tokio::runtime::Builder::new_multi_thread(), async {
             let report = loadtest::run(args).await?;
             Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -70,6 +70,8 @@ async function api(request: IncomingMessage, url: URL): Promise<[number, unknown
       return [200, { sites: sites.map(({ size: _, ...site }) => site) }];
     case 'GET /api/v2/live':
       return [200, live(url.searchParams.get('site_id') ?? '')];
+    case 'GET /api/v2/ledger':
+      return [200, ledger(url.searchParams.get('site_id') ?? '')];
     // Makes the fresh site's first event arrive.
     case 'POST /api/v2/first-event':
       Object.assign(sites[3] ?? {}, { first_event_at: new Date().toISOString(), size: 0.01 });
@@ -95,6 +97,26 @@ function live(siteId: string) {
     return { minute: new Date(at * 60_000).toISOString().replace('.000Z', 'Z'), pageviews, events: Math.round(pageviews * 0.12) };
   });
   return { current_visitors: Math.round(size * (84 + 9 * Math.sin(second / 7) + 5 * noise(`now ${second}`))), minutes };
+}
+
+/** Whole for the small site, not quite for the large one. */
+function ledger(siteId: string) {
+  const size = sites.find(({ site_id }) => site_id === siteId)?.size ?? 0;
+  const counted = Math.round(size * 48_213);
+  const lacking = size === 1;
+  const dropped = lacking ? [{ reason: 'bot', events: 412, what: 'A program visited, by its own words', advice: 'Nothing: programs are not visitors' }, { reason: 'invalid_props', events: 9, what: 'An event has more than 30 properties, a key over 300 bytes, or a value over 2,000 bytes', advice: 'Pass fewer or shorter properties to tideline()' }] : [];
+  const given_up = lacking ? [{ reason: 'expired', events: 31, what: 'The page could not send in time', advice: 'Look whether gateways were out of reach; visitors without network are normal' }] : [];
+  const events = (reasons: { events: number }[]) => reasons.reduce((sum, reason) => sum + reason.events, 0);
+  return {
+    sent: counted + events(dropped),
+    counted,
+    dropped: { events: events(dropped), reasons: dropped },
+    duplicates: lacking ? 127 : 0,
+    given_up: { events: events(given_up), reasons: given_up },
+    missing: { batches: lacking ? 3 : 0, awaited: lacking ? 1 : 0, events_estimated: lacking ? 14 : 0 },
+    completeness: counted === 0 ? null : lacking ? 99.04 : 100,
+    completeness_definition: 'counted / (sent + missing + given up), in events: a missing batch counts as the average batch of the period. What a page never numbered and never reported, because it was closed without a network, is unknown to everyone and not in it',
+  };
 }
 
 // ── queries ──

@@ -22,6 +22,7 @@ const shots = [
     await page.getByRole('tab', { name: 'Campaigns' }).click();
     await page.getByRole('button', { name: 'Show more' }).first().click();
   } },
+  { name: 'whole', path: '/?site=docs.example&period=7d', dark: true },
   { name: 'empty', path: '/?site=empty.example&period=7d' },
   { name: 'fresh', path: '/?site=fresh.example' },
   { name: 'fresh-mobile-dark', path: '/?site=fresh.example', viewport: MOBILE, dark: true },

@@ -39,7 +39,7 @@ pub async fn answer(store: &Store, site: &str, days: Days, positions: &[Position
     let (mut difference, mut results) = (0, Vec::new());
     for check in &checks::ALL {
         let sums = store.rows(audited.sums(check)).await?;
-        let by_day = sums.iter().map(Day::of).collect::<Result<Vec<_>, _>>()?;
+        let by_day = sums.iter().map(|row| Day::of(row)).collect::<Result<Vec<_>, _>>()?;
         let differing: u64 = by_day.iter().map(|day| day.differing).sum();
         difference += differing;
         if differing > 0 {
@@ -127,7 +127,7 @@ struct Day {
 }
 
 impl Day {
-    fn of(row: &Vec<Value>) -> Result<Self, StoreError> {
+    fn of(row: &[Value]) -> Result<Self, StoreError> {
         let figures = |column| row.get(column).cloned().unwrap_or(Value::Null);
         Ok(Self { day: number(row, 0)? as u32, left: figures(1), right: figures(2), differing: number(row, 3)? })
     }

@@ -2,6 +2,7 @@
 
 import type { Dimension } from './dimensions';
 import type { QueryFilter } from './filters';
+import type { Ledger } from './ledger';
 import type { Figure, Metric } from './metrics';
 import type { Interval, QueryRange } from './period';
 
@@ -49,7 +50,7 @@ export interface Row {
 /** Nobody is signed in, or the session is over. */
 export class SignedOutError extends Error {}
 
-/** Central understood the question and cannot answer it from rollups and visits. */
+/** Central understood the question, and the site keeps no raw events that would answer it. */
 export class NeedsRawError extends Error {}
 
 /** Central refused or failed; the message is its own. */
@@ -69,6 +70,11 @@ export async function fetchSites(signal?: AbortSignal): Promise<Site[]> {
 
 export async function fetchLive(siteId: string, signal?: AbortSignal): Promise<Live> {
   return ask(`/api/v2/live?site_id=${encodeURIComponent(siteId)}`, {}, signal);
+}
+
+/** Days of arrival, UTC, both included. */
+export async function fetchLedger(siteId: string, from: string, to: string, signal?: AbortSignal): Promise<Ledger> {
+  return ask(`/api/v2/ledger?${new URLSearchParams({ site_id: siteId, from, to })}`, {}, signal);
 }
 
 /** `query` is a `Query` in JSON. */
