@@ -2,7 +2,7 @@
 //! stands. One SQLite file, every commit on disk before it counts.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,6 +15,8 @@ use sqlx::{
 use tokio::sync::{Mutex, watch};
 
 pub mod access;
+pub mod gateways;
+pub mod outcomes;
 pub mod salts;
 pub mod shards;
 pub mod sites;
@@ -38,6 +40,8 @@ pub struct Published {
     pub sites: BTreeMap<String, Site>,
     /// By calendar date, YYYY-MM-DD.
     pub salts: BTreeMap<String, SaltKey>,
+    /// Gateways that must not come back.
+    pub retired: BTreeSet<String>,
 }
 
 /// The control data could not be read or changed.
@@ -130,7 +134,11 @@ impl Control {
     /// Reads what is published and tells everyone, if it changed.
     async fn publish(&self) -> Result<(), ControlError> {
         let _one_at_a_time = self.publishing.lock().await;
-        let published = Arc::new(Published { sites: self.read_sites().await?, salts: self.read_salts().await? });
+        let published = Arc::new(Published {
+            sites: self.read_sites().await?,
+            salts: self.read_salts().await?,
+            retired: self.read_retired().await?,
+        });
         self.published.send_if_modified(|before| {
             let changed = *before != published;
             *before = published;

@@ -28,7 +28,7 @@ use crate::{
     control::shards::ShardId,
     store::{Flush, Store, StoreError},
 };
-use figures::{Figures, totals};
+use figures::{Figures, Totals, add_totals};
 pub use figures::{Minute, Now};
 
 /// Minutes of a reading.
@@ -58,7 +58,12 @@ impl Live {
     pub async fn accept(&self, shard: &ShardId, flush: Flush) -> Result<(), StoreError> {
         let _side_by_side = self.gate.read().await;
         let n = flush.id.n;
-        let totals = totals(&flush.rows.rollups);
+        let mut totals = Totals::new();
+        for rows in flush.rows.iter() {
+            let rows = rows.map_err(|source| StoreError::Io { path: "the parts of a flush".into(), source })?;
+            add_totals(&mut totals, &rows.rollups);
+            tokio::task::yield_now().await; // a flush after a long outage has thousands of parts
+        }
         let outcome = self.store.accept(flush).await;
         match &outcome {
             Ok(()) => self.figures().accepted(shard, n, totals),

@@ -26,7 +26,7 @@ use crate::{
     metrics::Metrics,
     secret::{SecretFileError, SecretHash},
     store::{Store, StoreConfig, StoreError},
-    uplink::Central,
+    uplink::{Central, DiskBooks},
 };
 
 /// Central cannot start, or cannot go on.
@@ -95,12 +95,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         gateway_url: without_slash(config.gateway_url),
         first_events: Mutex::new(HashMap::new()),
     });
-    let central = Central::new(control.clone(), store.clone(), live, metrics, token);
-    servers.receive(central, uplink, &closing);
+    let uplink_address = uplink.local_addr().unwrap_or(config.uplink);
+    let books = Arc::new(DiskBooks { control: control.clone(), store: store.clone(), live });
+    let central = Central::new(books, metrics, Some(folder.path().to_owned()));
+    servers.receive(Arc::new(central), token, uplink, &closing);
+    let http_address = http.local_addr().unwrap_or(config.listen);
     servers.serve("http", http, http::router(dashboard), &closing);
     let housekeeping = tokio::spawn(keep_house(control.clone(), closing.clone()));
     readiness.set(true);
-    info!(listen = %config.listen, uplink = %config.uplink, "central is ready");
+    info!(listen = %http_address, uplink = %uplink_address, "central is ready");
 
     let outcome = tokio::select! {
         biased; // the servers end by the same stop
@@ -161,10 +164,10 @@ impl Servers {
         });
     }
 
-    fn receive(&mut self, central: Central, listener: TcpListener, stop: &CancellationToken) {
+    fn receive(&mut self, central: Arc<Central>, token: SecretHash, listener: TcpListener, stop: &CancellationToken) {
         let stop = stop.clone();
         self.0.spawn(async move {
-            if let Err(error) = central.serve(listener, stop).await {
+            if let Err(error) = central.serve(listener, token, stop).await {
                 warn!(%error, name = "uplink", "server failed");
             }
             "uplink"

@@ -1,16 +1,20 @@
 //! What central keeps: rollups, visits, uniques and the manifest, in a ClickHouse that runs inside this process.
 //!
-//! The way of a flush: [`Store::accept`] hands it to the writer thread (`writer`), which encodes its rows (`rows`,
+//! The way of a [`flush`](Flush): [`Store::accept`] hands it to the writer thread (`writer`), which encodes its rows (`rows`,
 //! `native`), streams them into the tables (`schema`) through the C interface (`chdb`) of a verified library
 //! (`library`) and writes the manifest. Questions ([`Store::minutes`], reports) go to the reader threads (`reader`) as
 //! statements (`statement`) whose strings are parameters.
 
 mod chdb;
 mod error;
+mod flush;
 mod library;
 mod manifest;
 mod native;
+mod raw;
+mod raw_rows;
 mod reader;
+mod restore;
 mod rows;
 mod schema;
 mod statement;
@@ -19,16 +23,20 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use proto::uplink::{FlushId, FlushRows, GatewayPosition};
+use proto::uplink::GatewayPosition;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::control::shards::ShardId;
 pub use error::StoreError;
+pub use flush::{Flush, Parts};
+pub use raw::{RawFrame, RawRow};
 pub(crate) use schema::table;
 pub(crate) use statement::Statement;
 
@@ -62,34 +70,49 @@ impl Default for StoreConfig {
     }
 }
 
-/// A flush as it came up, whole.
-#[derive(Debug, Clone)]
-pub struct Flush {
-    /// Its identity: a repeat has the same.
-    pub id: FlushId,
-    /// Term of the leader that sent it.
-    pub term: u64,
-    /// What it holds.
-    pub rows: FlushRows,
-    /// Last record of each gateway's log that it covers.
-    pub vector: Vec<GatewayPosition>,
-    /// Lowest watermark of all registered gateways, Unix ms.
-    pub watermark_ms: u64,
-    /// The region's clock at the cut, Unix ms.
-    pub cut_ms: u64,
-}
-
-/// What was accepted of a shard, in its highest epoch.
+/// What was accepted of a shard.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Accepted {
     /// The highest epoch that a flush was accepted of; 0 if none ever was.
     pub epoch: u64,
-    /// The number of the flush that would be accepted; 0 if none ever was.
+    /// The number of the flush that would be accepted in that epoch; 0 if none ever was.
     pub next_flush: u64,
-    /// The vector of the last accepted flush.
+    /// Of each gateway the highest LSN that an accepted flush covers, whatever its epoch: the first flush of a new epoch
+    /// knows nothing of gateways that were retired. In the order of their ids.
     pub vector: Vec<GatewayPosition>,
-    /// The watermark of the last accepted flush, Unix ms.
+    /// The highest accepted watermark, Unix ms.
     pub watermark_ms: u64,
+    /// The newest accepted cut, Unix ms, of whole seconds.
+    pub cut_ms: u64,
+}
+
+impl Accepted {
+    /// Goes on to a flush that was accepted now.
+    pub fn advance(&mut self, flush: &Flush) {
+        self.epoch = flush.id.epoch;
+        self.next_flush = flush.id.n + 1;
+        self.watermark_ms = self.watermark_ms.max(flush.watermark_ms);
+        self.cut_ms = self.cut_ms.max(flush.cut_ms / 1000 * 1000);
+        for position in &flush.vector {
+            self.reach(position);
+        }
+    }
+
+    /// The last record of a gateway that an accepted flush covers, 0 if none does.
+    pub fn of(&self, gateway: &str) -> u64 {
+        self.find(gateway).map_or(0, |at| self.vector[at].lsn)
+    }
+
+    fn reach(&mut self, position: &GatewayPosition) {
+        match self.find(&position.gateway) {
+            Ok(at) => self.vector[at].lsn = self.vector[at].lsn.max(position.lsn),
+            Err(at) => self.vector.insert(at, position.clone()),
+        }
+    }
+
+    fn find(&self, gateway: &str) -> Result<usize, usize> {
+        self.vector.binary_search_by(|position| position.gateway.as_str().cmp(gateway))
+    }
 }
 
 /// Sums of a site's ledger for one reason.
@@ -112,6 +135,8 @@ pub struct Store {
     // Dropped in this order: without senders the threads end.
     writer: mpsc::Sender<Command>,
     reader: mpsc::Sender<reader::Question>,
+    raw: mpsc::Sender<raw::Waiting>,
+    raw_positions: raw::Positions,
     threads: Arc<Threads>,
 }
 
@@ -140,7 +165,10 @@ impl Store {
         let connections = outcome.await.map_err(|_| StoreError::Closed)??;
         let mut threads = vec![thread];
         threads.extend(reader::spawn(connections, questions)?);
-        Ok(Self { writer, reader, threads: Arc::new(Threads(Mutex::new(threads))) })
+        let (raw, frames) = mpsc::channel(raw::RAW_QUEUE);
+        let raw_positions = raw::Positions::default();
+        tokio::spawn(raw::gather(frames, writer.downgrade(), raw_positions.clone()));
+        Ok(Self { writer, reader, raw, raw_positions, threads: Arc::new(Threads(Mutex::new(threads))) })
     }
 
     /// What was accepted of a shard. What central goes on from after a restart.
@@ -155,6 +183,37 @@ impl Store {
     pub async fn accept(&self, flush: Flush) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         self.command(Command::Accept { flush: Box::new(flush), answer }).await?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Deletes rows of flushes that no manifest lists, of every shard.
+    pub async fn delete_unfinished(&self) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.command(Command::DeleteUnfinished { answer }).await?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Takes raw rows in their turn; what it returns becomes `Ok` once they are durable. A repeat replaces itself, and of
+    /// several outcomes of one batch the highest epoch stays.
+    pub async fn take_raw(
+        &self,
+        frame: RawFrame,
+    ) -> Result<impl Future<Output = Result<(), StoreError>> + Send + use<>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.raw.send((frame, answer)).await.map_err(|_| StoreError::Closed)?;
+        Ok(async move { answered.await.map_err(|_| StoreError::Closed)? })
+    }
+
+    /// Up to which LSN the raw rows of each (gateway, shard) are durable. Known again after a restart once the gateway has
+    /// sent a frame.
+    pub fn raw_positions(&self) -> BTreeMap<(String, u32), u64> {
+        self.raw_positions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was accepted of every shard of every region.
+    pub async fn accepted_of_all(&self) -> Result<BTreeMap<ShardId, Accepted>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.command(Command::AcceptedOfAll { answer }).await?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -219,4 +278,9 @@ impl Store {
 /// An unsigned number in a row of an answer.
 pub(crate) fn number(row: &[Value], column: usize) -> Result<u64, StoreError> {
     row.get(column).and_then(Value::as_u64).ok_or_else(|| StoreError::unexpected("a column that is not a number"))
+}
+
+/// A text in a row of an answer.
+pub(crate) fn text(row: &[Value], column: usize) -> Result<&str, StoreError> {
+    row.get(column).and_then(Value::as_str).ok_or_else(|| StoreError::unexpected("a column that is not a text"))
 }

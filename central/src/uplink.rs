@@ -1,33 +1,38 @@
 //! The uplink's other end: a stream a process, opened by an aggregator or a gateway, which says which in its first frame.
 //!
-//! `uplink` checks the token and tells the two apart; `uplink::aggregator` takes a shard's flushes, `uplink::gateway`
-//! registers a gateway and keeps it told. What a peer does wrong ends its own stream with a `Refusal` that says why;
+//! `uplink` checks the token and tells the two apart; `uplink::aggregator` takes a shard's flushes and opens its epochs
+//! (`uplink::restore`), `uplink::gateway` registers a gateway, keeps it told and takes its raw rows (`uplink::raw`). They
+//! run over [`Books`], where everything durable is; a [`Conversation`] takes frames from anywhere. What a peer does wrong ends its own stream with a `Refusal` that says why;
 //! what central cannot do now ends it with a status, and the peer comes again.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use proto::uplink::{
     CentralFrame, Refusal, RegionFrame, central_frame, region_frame,
     uplink_server::{Uplink, UplinkServer},
 };
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap, transport::server::TcpIncoming};
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap, transport::server::TcpIncoming};
 use tracing::{info, warn};
 
 mod aggregator;
 mod assembly;
+mod books;
+mod disk;
 mod gateway;
+mod raw;
+mod restore;
 mod shards;
 
-use crate::{
-    control::{Control, ControlError},
-    live::Live,
-    metrics::Metrics,
-    secret::SecretHash,
-    store::{Store, StoreError},
-};
+use crate::{metrics::Metrics, secret::SecretHash};
+pub use books::{Books, BooksError, Durably};
+pub use disk::DiskBooks;
 use shards::Shards;
 
 /// Frames on their way to one peer. When full, the stream's task waits, and with it what the peer sends.
@@ -36,18 +41,20 @@ const OUTGOING_FRAMES_MAX: usize = 16;
 /// The largest frame a peer may send: a chunk of rows of [`CHUNK_BYTES_MAX`] with its numbers around it.
 const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 64 * 1024;
 
-/// The rows of one chunk, bytes.
+/// The rows of one chunk, and what one answer of several parts holds, bytes.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// What every stream works with.
 pub struct Central {
-    control: Arc<Control>,
-    store: Store,
-    live: Arc<Live>,
+    books: Arc<dyn Books>,
     metrics: Metrics,
-    token: SecretHash,
     shards: Shards,
+    /// Where large flushes wait until they are whole; `None` is memory.
+    spool: Option<PathBuf>,
 }
+
+/// Frames of a peer.
+pub type Incoming = Pin<Box<dyn Stream<Item = Result<RegionFrame, Status>> + Send>>;
 
 /// Why a stream ends before its peer wants it to.
 #[derive(Debug, thiserror::Error)]
@@ -57,10 +64,10 @@ enum Ended {
     Refused(String),
     /// Central can keep nothing now; the peer is told only that.
     #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The same, of the store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    Books(#[from] BooksError),
+    /// A large flush could not be put aside.
+    #[error("spool: {0}")]
+    Spool(#[source] std::io::Error),
     /// The connection broke, or a frame was not one.
     #[error("{0}")]
     Transport(#[from] Status),
@@ -74,13 +81,18 @@ enum Ended {
 
 impl Central {
     /// Everything that the uplink needs, put together.
-    pub fn new(control: Arc<Control>, store: Store, live: Arc<Live>, metrics: Metrics, token: SecretHash) -> Self {
-        Self { control, store, live, metrics, token, shards: Shards::default() }
+    pub fn new(books: Arc<dyn Books>, metrics: Metrics, spool: Option<PathBuf>) -> Self {
+        Self { books, metrics, shards: Shards::default(), spool }
     }
 
-    /// Serves peers until `stop`, then ends their streams between two frames.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
-        let service = UplinkServer::new(Receiver { central: Arc::new(self), stop: stop.clone() })
+    /// Serves peers that show the token until `stop`, then ends their streams between two frames.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        token: SecretHash,
+        stop: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
+        let service = UplinkServer::new(Receiver { central: self, token, stop: stop.clone() })
             .max_decoding_message_size(FRAME_BYTES_MAX);
         tonic::transport::Server::builder()
             // A peer that vanished without a word is noticed within 30 s.
@@ -96,6 +108,7 @@ impl Central {
 
 struct Receiver {
     central: Arc<Central>,
+    token: SecretHash,
     stop: CancellationToken,
 }
 
@@ -104,7 +117,7 @@ impl Uplink for Receiver {
     type ForwardStream = Pin<Box<dyn Stream<Item = Result<CentralFrame, Status>> + Send>>;
 
     async fn forward(&self, request: Request<Streaming<RegionFrame>>) -> Result<Response<Self::ForwardStream>, Status> {
-        if !authorized(&self.central.token, request.metadata()) {
+        if !authorized(&self.token, request.metadata()) {
             self.central.metrics.uplink_unauthorized.inc();
             return Err(Status::unauthenticated(
                 "the uplink token is missing or wrong; give this process the file that central's uplink_token_file names",
@@ -112,12 +125,8 @@ impl Uplink for Receiver {
         }
         let peer = request.remote_addr();
         let (outgoing, answers) = mpsc::channel(OUTGOING_FRAMES_MAX);
-        let conversation = Conversation {
-            central: self.central.clone(),
-            incoming: request.into_inner(),
-            outgoing,
-            stop: self.stop.clone(),
-        };
+        let incoming = Box::pin(request.into_inner());
+        let conversation = Conversation::new(self.central.clone(), incoming, outgoing, self.stop.clone());
         // The task ends with the connection: its incoming side then yields an error, its outgoing side refuses.
         tokio::spawn(async move {
             info!(?peer, "uplink stream opened");
@@ -136,15 +145,27 @@ fn authorized(token: &SecretHash, metadata: &MetadataMap) -> bool {
 }
 
 /// One stream, from its first frame to its last.
-struct Conversation {
+pub struct Conversation {
     central: Arc<Central>,
-    incoming: Streaming<RegionFrame>,
+    /// Never locked: one task reads it, and the mutex lets that task share the rest of the conversation.
+    incoming: Mutex<Incoming>,
     outgoing: mpsc::Sender<Result<CentralFrame, Status>>,
     stop: CancellationToken,
 }
 
 impl Conversation {
-    async fn run(mut self) {
+    /// With a peer whose frames come in by `incoming` and are answered by `outgoing`.
+    pub fn new(
+        central: Arc<Central>,
+        incoming: Incoming,
+        outgoing: mpsc::Sender<Result<CentralFrame, Status>>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { central, incoming: Mutex::new(incoming), outgoing, stop }
+    }
+
+    /// Until the peer has said all it wanted, did what it must not, is gone, or `stop`.
+    pub async fn run(mut self) {
         let Err(ended) = self.converse().await else { return };
         let last = match ended {
             Ended::Gone => return,
@@ -153,14 +174,16 @@ impl Conversation {
                 self.central.metrics.uplink_refusals.inc();
                 Ok(CentralFrame { frame: Some(central_frame::Frame::Refusal(Refusal { message })) })
             }
-            Ended::Control(error) => {
-                warn!(%error, "control data failed an uplink stream");
-                Err(Status::unavailable("central cannot use its control data now; come again"))
+            Ended::Books(error) => {
+                warn!(%error, "what central keeps failed an uplink stream");
+                Err(Status::unavailable("central can keep nothing now; come again"))
             }
-            Ended::Store(error) => {
-                warn!(%error, "store failed an uplink stream");
-                Err(Status::unavailable("central cannot use its store now; come again"))
+            Ended::Spool(error) => {
+                warn!(%error, "a large flush could not be put aside");
+                Err(Status::unavailable("central can keep nothing now; come again"))
             }
+            // A peer that stops resets its stream; so does central's end of it, once it stops itself.
+            Ended::Transport(status) if status.code() == Code::Cancelled || self.stop.is_cancelled() => return,
             Ended::Transport(status) => {
                 info!(code = ?status.code(), message = status.message(), "uplink stream broke");
                 Err(status)
@@ -181,9 +204,11 @@ impl Conversation {
 
     /// The peer's next frame; `None` when it has said all it wanted.
     async fn next(&mut self) -> Result<Option<region_frame::Frame>, Ended> {
+        let incoming = self.incoming.get_mut().unwrap_or_else(PoisonError::into_inner);
         let frame = tokio::select! {
-            frame = self.incoming.message() => frame?,
+            biased;
             () = self.stop.cancelled() => return Err(Ended::Stopping),
+            frame = incoming.next() => frame.transpose()?,
         };
         match frame {
             None => Ok(None),

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use central::store::{Accepted, Flush, LedgerSum, Store, StoreConfig, StoreError};
+use central::store::{Accepted, Flush, LedgerSum, Parts, Store, StoreConfig, StoreError};
 use proto::uplink::{FlushId, FlushRows, GatewayPosition, LedgerRow, RollupRow, VisitRow};
 use tokio::sync::Mutex;
 
 const SITE: &str = "shop.example";
 const MINUTE: u32 = 29_914_830;
+const CUT_MS: u64 = 1_794_890_000_000;
 const CHILD: &str = "TIDELINE_TEST_STORE";
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -25,6 +26,18 @@ async fn open(path: &Path) -> Store {
 
 /// Flush n: 10 minutes with 1 pageview and 2 events each, and the newest state of one visit.
 fn flush(n: u64) -> Flush {
+    let id = FlushId { region: "eu".to_owned(), shard: 1, epoch: 7, n };
+    let vector = vec![GatewayPosition { gateway: "b2e1".to_owned(), lsn: n + 100 }];
+    Flush { id, term: 2, rows: rows(n).into(), vector, watermark_ms: 1_000 + n, cut_ms: CUT_MS }
+}
+
+fn with_visit(mut rows: FlushRows, version: u64, pageviews: u32) -> Parts {
+    rows.visits[0].version = version;
+    rows.visits[0].pageviews = pageviews;
+    rows.into()
+}
+
+fn rows(n: u64) -> FlushRows {
     let rollup = |minute| RollupRow {
         site: SITE.to_owned(),
         minute: MINUTE + minute,
@@ -41,15 +54,12 @@ fn flush(n: u64) -> Flush {
         ..Default::default()
     };
     let ledger = LedgerRow { site: SITE.to_owned(), events: 30, batches: 3, duplicates: 1, ..Default::default() };
-    let rows = FlushRows {
+    FlushRows {
         rollups: (0..10).map(rollup).collect(),
         visits: vec![visit],
         ledger: vec![ledger],
         ..Default::default()
-    };
-    let id = FlushId { region: "eu".to_owned(), shard: 1, epoch: 7, n };
-    let vector = vec![GatewayPosition { gateway: "b2e1".to_owned(), lsn: n + 100 }];
-    Flush { id, term: 2, rows, vector, watermark_ms: 1_000 + n, cut_ms: 1_794_890_000_000 }
+    }
 }
 
 /// That exactly the first `flushes` count, each once.
@@ -59,7 +69,8 @@ async fn check(store: &Store, flushes: u64) {
     let ledger = LedgerSum { reason: 0, events: 30 * flushes, batches: 3 * flushes, duplicates: flushes };
     assert_eq!(store.ledger(SITE).await.unwrap(), [ledger]);
     let vector = flush(flushes - 1).vector;
-    let accepted = Accepted { epoch: 7, next_flush: flushes, vector, watermark_ms: 1_000 + flushes - 1 };
+    let accepted =
+        Accepted { epoch: 7, next_flush: flushes, vector, watermark_ms: 1_000 + flushes - 1, cut_ms: CUT_MS };
     assert_eq!(store.accepted("eu", 1).await.unwrap(), accepted);
     assert_eq!(visits_and_their_pageviews(store).await, serde_json::json!([1, flushes]));
 }
@@ -105,13 +116,12 @@ async fn accepted_flushes_stay_and_count_once() {
     assert_eq!(store.accepted("us", 1).await.unwrap(), Accepted::default());
     // A state that comes late is older; one of a new epoch, where versions and flushes start over, is newer.
     let mut late = flush(4);
-    late.rows.visits[0].version = 1;
-    late.rows.visits[0].pageviews = 70;
+    late.rows = with_visit(rows(4), 1, 70);
     store.accept(late).await.unwrap();
     assert_eq!(visits_and_their_pageviews(&store).await, serde_json::json!([1, 4]));
     let mut reborn = flush(0);
     reborn.id.epoch = 8;
-    reborn.rows.visits[0].pageviews = 80;
+    reborn.rows = with_visit(rows(0), 1, 80);
     store.accept(reborn).await.unwrap();
     assert_eq!(visits_and_their_pageviews(&store).await, serde_json::json!([1, 80]));
     let accepted = store.accepted("eu", 1).await.unwrap();

@@ -6,9 +6,9 @@
 mod running;
 
 use proto::uplink::{
-    Durable, GatewayHello, GatewayPosition, Live, LiveBucket, LiveSite, ShardLsn, central_frame, region_frame,
+    Durable, GatewayHello, GatewayPosition, Live, LiveBucket, LiveSite, Progress, ShardLsn, central_frame, region_frame,
 };
-use running::{GATEWAY, Running, TOKEN, flush, this_minute, totals};
+use running::{GATEWAY, Peer, Running, TOKEN, flush, this_minute, totals};
 use tonic::Code;
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn a_gateway_is_told_of_every_change() {
             gateway: gateway.to_owned(),
             last: vec![],
             retires: retires.to_owned(),
-            ..Default::default()
+            entered: true,
         })
     };
     let (mut aggregator, leadership) = central.aggregator().await;
@@ -153,6 +153,10 @@ async fn a_gateway_is_told_of_every_change() {
     assert_eq!(told.salts.len(), 5);
     assert!(told.salts.iter().all(|salt| salt.key.len() == 16));
     assert_eq!(told.known, [ShardLsn { shard: 0, lsn: 120 }]);
+    let progress = |epoch, accepted, watermark_ms| Progress { shard: 0, epoch, accepted, watermark_ms };
+    assert_eq!(self::progress(&mut gateway).await, progress(1, 100, 1_000));
+    aggregator.flush(flush(1, leadership.term, 1, vec![])).await;
+    assert_eq!(self::progress(&mut gateway).await, progress(1, 101, 1_001));
 
     central.put_site("shop").await;
     let told = configuration(gateway.next().await.unwrap().unwrap());
@@ -164,7 +168,9 @@ async fn a_gateway_is_told_of_every_change() {
     let new = "6b3f0f0e-8f43-4d5e-9d6c-0a8d6f1f0002";
     let told = configuration(gateway.ask(hello(new, GATEWAY)).await);
     assert_eq!(told.known, []);
-    assert_eq!(central.aggregator().await.1.gateways, [new]);
+    assert_eq!(self::progress(&mut gateway).await, progress(1, 0, 1_001));
+    let (_, leadership) = central.aggregator().await;
+    assert_eq!((leadership.gateways, leadership.accepted, leadership.durable), (vec![new.to_owned()], vec![], vec![]));
     let mut old = central.uplink(TOKEN).await.unwrap();
     old.send(hello(GATEWAY, "")).await;
     assert!(old.refusal().await.contains("was retired"));
@@ -201,6 +207,13 @@ fn durable(epoch: u64, term: u64, open_flush: u64, lsn: u64) -> region_frame::Fr
 fn durable_ack(frame: central_frame::Frame) -> u64 {
     match frame {
         central_frame::Frame::DurableAck(ack) => ack.open_flush,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn progress(gateway: &mut Peer) -> Progress {
+    match gateway.next().await.unwrap().unwrap() {
+        central_frame::Frame::Progress(progress) => progress,
         other => panic!("{other:?}"),
     }
 }

@@ -12,6 +12,11 @@ use super::{Control, ControlError};
 pub struct SaltKey([u8; 16]);
 
 impl SaltKey {
+    /// Of 16 random bytes.
+    pub fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
     /// As it travels to a gateway.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0

@@ -1,8 +1,6 @@
-//! Where each shard stands, and which gateways feed a region.
+//! Where each shard stands.
 
 use std::collections::BTreeMap;
-
-use jiff::Timestamp;
 
 use super::{Control, ControlError, kept, read};
 
@@ -26,17 +24,6 @@ pub struct ShardState {
     pub open_flush: u64,
     /// Gateway → the highest LSN that central was told is durable in Redis, in this epoch.
     pub durable: BTreeMap<String, u64>,
-}
-
-/// What became of a gateway's registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registration {
-    /// The gateway counts from now on.
-    Registered,
-    /// Its id was given up for another one and must not come back.
-    Retired,
-    /// The id is another region's.
-    Elsewhere,
 }
 
 impl Control {
@@ -98,12 +85,32 @@ impl Control {
         read(highest)
     }
 
-    /// The shards of a region that ever had a leader.
-    pub async fn shards(&self, region: &str) -> Result<Vec<u32>, ControlError> {
-        Ok(sqlx::query_scalar("SELECT shard FROM shards WHERE region = ? ORDER BY shard")
+    /// Opens the next epoch of a shard: nothing is durable in it, and no flush of it was opened. Returns the epoch.
+    pub async fn open_epoch(&self, id: &ShardId) -> Result<u64, ControlError> {
+        let mut transaction = self.write().await?;
+        let epoch: i64 = sqlx::query_scalar(
+            "UPDATE shards SET epoch = epoch + 1, open_flush = 0 WHERE region = ? AND shard = ? RETURNING epoch",
+        )
+        .bind(&id.region)
+        .bind(id.shard)
+        .fetch_one(&mut *transaction)
+        .await?;
+        sqlx::query("DELETE FROM durable WHERE region = ? AND shard = ?")
+            .bind(&id.region)
+            .bind(id.shard)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        read(epoch)
+    }
+
+    /// The shards of a region that ever had a leader, and the epoch of each.
+    pub async fn shards(&self, region: &str) -> Result<BTreeMap<u32, u64>, ControlError> {
+        let rows: Vec<(u32, i64)> = sqlx::query_as("SELECT shard, epoch FROM shards WHERE region = ?")
             .bind(region)
             .fetch_all(&self.pool)
-            .await?)
+            .await?;
+        rows.into_iter().map(|(shard, epoch)| Ok((shard, read(epoch)?))).collect()
     }
 
     /// The highest LSN of this gateway that central was told is durable, per shard.
@@ -114,50 +121,5 @@ impl Control {
             .fetch_all(&self.pool)
             .await?;
         rows.into_iter().map(|(shard, lsn)| Ok((shard, read(lsn)?))).collect()
-    }
-
-    /// Registers a gateway, and retires the one that it replaces, together.
-    pub async fn register_gateway(
-        &self,
-        region: &str,
-        id: &str,
-        replaces: Option<&str>,
-        now: Timestamp,
-    ) -> Result<Registration, ControlError> {
-        let mut transaction = self.write().await?;
-        let (home, retired_ms): (String, Option<i64>) = sqlx::query_as(
-            "INSERT INTO gateways (id, region, registered_ms) VALUES (?, ?, ?)
-             ON CONFLICT (id) DO UPDATE SET region = region
-             RETURNING region, retired_ms",
-        )
-        .bind(id)
-        .bind(region)
-        .bind(now.as_millisecond())
-        .fetch_one(&mut *transaction)
-        .await?;
-        if home != region {
-            return Ok(Registration::Elsewhere); // dropping the transaction undoes it
-        }
-        if retired_ms.is_some() {
-            return Ok(Registration::Retired);
-        }
-        if let Some(replaced) = replaces {
-            sqlx::query("UPDATE gateways SET retired_ms = ? WHERE id = ? AND region = ? AND retired_ms IS NULL")
-                .bind(now.as_millisecond())
-                .bind(replaced)
-                .bind(region)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-        Ok(Registration::Registered)
-    }
-
-    /// The gateways of a region that are registered and not retired.
-    pub async fn gateways(&self, region: &str) -> Result<Vec<String>, ControlError> {
-        Ok(sqlx::query_scalar("SELECT id FROM gateways WHERE region = ? AND retired_ms IS NULL ORDER BY id")
-            .bind(region)
-            .fetch_all(&self.pool)
-            .await?)
     }
 }

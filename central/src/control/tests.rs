@@ -1,8 +1,10 @@
 use jiff::{SignedDuration, Timestamp};
+use proto::uplink::{Outcome, Outcomes};
 
 use super::{
     access::{LINK_LIFETIME, SESSION_LIFETIME},
-    shards::{Registration, ShardId},
+    gateways::{Gateways, Introduction, Registration, Retirement},
+    shards::ShardId,
     *,
 };
 use crate::secret::{Secret, SecretHash};
@@ -180,16 +182,79 @@ async fn of_what_is_durable_the_highest_is_kept() {
     assert!(matches!(control.keep_durable(&shard(), u64::MAX, []).await, Err(ControlError::TooLarge(_))));
 }
 
+fn gateways(entered: &[&str], retired: &[&str]) -> Gateways {
+    let owned = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+    Gateways { entered: owned(entered), retired: owned(retired) }
+}
+
+#[tokio::test]
+async fn nothing_waits_for_a_gateway_before_it_entered_or_after_it_was_retired() {
+    let (_folder, control) = control().await;
+    let mut published = control.published();
+    let introduced = |entered| Introduction { region: "local", id: "g", replaces: None, entered };
+    assert_eq!(control.retire_gateway("g", noon()).await.unwrap(), Retirement::Unknown);
+    for (entered, waited_for) in [(false, &[][..]), (true, &["g"]), (false, &["g"])] {
+        control.register_gateway(introduced(entered), noon()).await.unwrap();
+        assert_eq!(control.gateways("local").await.unwrap(), gateways(waited_for, &[]), "{entered}");
+    }
+    published.mark_unchanged();
+    assert_eq!(control.retire_gateway("g", noon()).await.unwrap(), Retirement::Retired);
+    assert!(published.has_changed().unwrap() && published.borrow().retired.contains("g"));
+    assert_eq!(control.retire_gateway("g", noon()).await.unwrap(), Retirement::Before);
+    assert_eq!(control.gateways("local").await.unwrap(), gateways(&[], &["g"]));
+    assert_eq!(control.register_gateway(introduced(true), noon()).await.unwrap(), Registration::Retired);
+}
+
+#[tokio::test]
+async fn outcomes_are_kept_until_their_gateway_has_them_or_is_retired() {
+    let (_folder, control) = control().await;
+    let call = |gateway: &str, epoch, prev, last| {
+        let counted = vec![Outcome { lsn: last, visit: vec![epoch as u8] }];
+        Outcomes { gateway: gateway.to_owned(), epoch, prev, last, counted }
+    };
+    let calls = [call("a", 1, 0, 5), call("a", 2, 0, 5), call("a", 1, 5, 9), call("b", 1, 0, 3)];
+    for _ in 0..2 {
+        control.keep_outcomes(&shard(), &calls).await.unwrap();
+    }
+    assert_eq!(control.outcomes(&shard(), "a", 0).await.unwrap(), calls[..3]);
+    assert_eq!(control.outcomes(&shard(), "a", 5).await.unwrap(), calls[2..3]);
+    control.forget_outcomes(&shard(), "a", 5).await.unwrap();
+    assert_eq!(control.outcomes(&shard(), "a", 0).await.unwrap(), calls[2..3]);
+
+    let b = Introduction { region: "local", id: "b", replaces: None, entered: true };
+    control.register_gateway(b, noon()).await.unwrap();
+    assert_eq!(control.outcomes(&shard(), "b", 0).await.unwrap(), calls[3..]);
+    control.retire_gateway("b", noon()).await.unwrap();
+    assert_eq!(control.outcomes(&shard(), "b", 0).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_new_epoch_begins_with_nothing_durable() {
+    let (folder, control) = control().await;
+    control.lead(&shard(), 0).await.unwrap();
+    control.keep_durable(&shard(), 5, [("g".to_owned(), 90)]).await.unwrap();
+    assert_eq!(control.open_epoch(&shard()).await.unwrap(), 2);
+    control.close().await;
+
+    let reopened = Control::open(folder.path()).await.unwrap();
+    assert_eq!(reopened.shards("local").await.unwrap(), BTreeMap::from([(0, 2)]));
+    let state = reopened.lead(&shard(), 1).await.unwrap();
+    assert_eq!((state.epoch, state.term, state.open_flush, state.durable.len()), (2, 2, 0, 0));
+}
+
 #[tokio::test]
 async fn a_replaced_gateway_does_not_come_back() {
     let (_folder, control) = control().await;
-    let register = |region, id, replaces| control.register_gateway(region, id, replaces, noon());
+    let register = |region, id, replaces| {
+        let entered = true;
+        control.register_gateway(Introduction { region, id, replaces, entered }, noon())
+    };
     assert_eq!(register("local", "old", None).await.unwrap(), Registration::Registered);
     assert_eq!(register("local", "new", Some("old")).await.unwrap(), Registration::Registered);
-    assert_eq!(control.gateways("local").await.unwrap(), ["new"]);
+    assert_eq!(control.gateways("local").await.unwrap(), gateways(&["new"], &["old"]));
     assert_eq!(register("local", "old", None).await.unwrap(), Registration::Retired);
     assert_eq!(register("elsewhere", "new", None).await.unwrap(), Registration::Elsewhere);
-    assert_eq!(control.gateways("local").await.unwrap(), ["new"]);
+    assert_eq!(control.gateways("local").await.unwrap(), gateways(&["new"], &["old"]));
 }
 
 #[tokio::test]

@@ -176,6 +176,12 @@ impl Flushed {
 /// The rows that count a site's events as a whole.
 pub fn totals(rows: &[RollupRow]) -> Totals {
     let mut totals = Totals::new();
+    add_totals(&mut totals, rows);
+    totals
+}
+
+/// Adds them to those of other rows.
+pub fn add_totals(totals: &mut Totals, rows: &[RollupRow]) {
     for row in rows.iter().filter(|row| row.kind == Kind::Total as i32) {
         let minute = SiteMinute { minute: row.minute, pageviews: row.pageviews, events: row.events };
         match totals.get_mut(&row.site) {
@@ -185,7 +191,6 @@ pub fn totals(rows: &[RollupRow]) -> Totals {
             }
         }
     }
-    totals
 }
 
 #[cfg(test)]

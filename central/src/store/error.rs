@@ -83,6 +83,9 @@ pub enum StoreError {
         /// The highest term accepted from.
         current: u64,
     },
+    /// An insert that several frames shared.
+    #[error("raw rows: {0}")]
+    Raw(String),
     /// `close` was called, or the engine's thread died.
     #[error("the store is closed")]
     Closed,

@@ -1,16 +1,24 @@
 //! What was accepted, in memory: which flush is the next of each shard, and which comes from the past.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use proto::uplink::GatewayPosition;
+
+use crate::control::shards::ShardId;
 
 use super::{Accepted, Flush, StoreError};
 
 /// The flushes of all shards. An epoch's flushes are 0, 1, 2, …; a new epoch starts over.
 #[derive(Default)]
 pub(super) struct Manifest {
-    shards: HashMap<(String, u32), BTreeMap<u64, Stream>>,
+    shards: BTreeMap<(String, u32), Shard>,
     highest_src: u16,
+}
+
+#[derive(Default)]
+struct Shard {
+    epochs: BTreeMap<u64, Stream>,
+    accepted: Accepted,
 }
 
 /// A shard in one epoch.
@@ -25,8 +33,6 @@ pub(super) struct Stream {
 pub(super) struct Last {
     pub(super) n: u64,
     pub(super) term: u64,
-    pub(super) vector: Vec<GatewayPosition>,
-    pub(super) watermark_ms: u64,
 }
 
 /// What to do with a flush.
@@ -43,12 +49,13 @@ pub(super) enum Turn {
 impl Manifest {
     pub(super) fn turn(&self, flush: &Flush) -> Result<Turn, StoreError> {
         let (id, shard) = (&flush.id, self.shards.get(&(flush.id.region.clone(), flush.id.shard)));
-        if let Some((&current, _)) = shard.and_then(BTreeMap::last_key_value)
+        let epochs = shard.map(|shard| &shard.epochs);
+        if let Some((&current, _)) = epochs.and_then(BTreeMap::last_key_value)
             && id.epoch < current
         {
             return Err(StoreError::StaleEpoch { epoch: id.epoch, current });
         }
-        let stream = shard.and_then(|epochs| epochs.get(&id.epoch));
+        let stream = epochs.and_then(|epochs| epochs.get(&id.epoch));
         let last = stream.and_then(|stream| stream.last.as_ref());
         if let Some(last) = last
             && flush.term < last.term
@@ -66,7 +73,11 @@ impl Manifest {
     /// Adds a stream and returns its number.
     pub(super) fn insert(&mut self, region: &str, shard: u32, epoch: u64, stream: Stream) {
         self.highest_src = self.highest_src.max(stream.src);
-        self.shards.entry((region.to_owned(), shard)).or_default().insert(epoch, stream);
+        let shard = self.shards.entry((region.to_owned(), shard)).or_default();
+        if let Some(last) = stream.last.as_ref().filter(|_| epoch >= shard.accepted.epoch) {
+            (shard.accepted.epoch, shard.accepted.next_flush) = (epoch, last.n + 1);
+        }
+        shard.epochs.insert(epoch, stream);
     }
 
     /// The number of the next new stream.
@@ -75,22 +86,35 @@ impl Manifest {
         self.highest_src.checked_add(1).ok_or_else(full)
     }
 
-    pub(super) fn accept(&mut self, flush: Flush) {
-        let epochs = self.shards.entry((flush.id.region, flush.id.shard)).or_default();
-        if let Some(stream) = epochs.get_mut(&flush.id.epoch) {
-            let Flush { term, vector, watermark_ms, .. } = flush;
-            stream.last = Some(Last { n: flush.id.n, term, vector, watermark_ms });
+    /// Counts in what flushes of a stream reached before, besides its last number.
+    pub(super) fn reached(
+        &mut self,
+        region: &str,
+        shard: u32,
+        vector: impl IntoIterator<Item = GatewayPosition>,
+        watermark_ms: u64,
+        cut_ms: u64,
+    ) {
+        let accepted = &mut self.shards.entry((region.to_owned(), shard)).or_default().accepted;
+        accepted.watermark_ms = accepted.watermark_ms.max(watermark_ms);
+        accepted.cut_ms = accepted.cut_ms.max(cut_ms);
+        vector.into_iter().for_each(|position| accepted.reach(&position));
+    }
+
+    pub(super) fn accept(&mut self, flush: &Flush) {
+        let shard = self.shards.entry((flush.id.region.clone(), flush.id.shard)).or_default();
+        if let Some(stream) = shard.epochs.get_mut(&flush.id.epoch) {
+            stream.last = Some(Last { n: flush.id.n, term: flush.term });
+            shard.accepted.advance(flush);
         }
     }
 
     pub(super) fn accepted(&self, region: &str, shard: u32) -> Accepted {
-        let epochs = self.shards.get(&(region.to_owned(), shard)).into_iter().flatten().rev();
-        let last = epochs.filter_map(|(epoch, stream)| Some((*epoch, stream.last.clone()?))).next();
-        last.map_or_else(Accepted::default, |(epoch, last)| Accepted {
-            epoch,
-            next_flush: last.n + 1,
-            vector: last.vector,
-            watermark_ms: last.watermark_ms,
-        })
+        self.shards.get(&(region.to_owned(), shard)).map(|shard| shard.accepted.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn accepted_of_all(&self) -> BTreeMap<ShardId, Accepted> {
+        let id = |(region, shard): &(String, u32)| ShardId { region: region.clone(), shard: *shard };
+        self.shards.iter().map(|(key, shard)| (id(key), shard.accepted.clone())).collect()
     }
 }

@@ -56,6 +56,13 @@ impl Block {
         self
     }
 
+    pub(super) fn u32_lists<'a>(mut self, name: &'static str, values: impl Iterator<Item = &'a [u32]> + Clone) -> Self {
+        self.begin(name, "Array(UInt32)");
+        self.ends(values.clone().map(<[u32]>::len));
+        values.flatten().for_each(|value| self.columns.extend(value.to_le_bytes()));
+        self
+    }
+
     pub(super) fn text_lists<'a>(
         mut self,
         name: &'static str,

@@ -6,7 +6,7 @@ use proto::uplink::{FlushRows, Kind, LedgerRow, RollupRow, UniqueRow, VisitDimen
 use super::native::Block;
 
 /// Rows in one block: a few MiB, far below what the engine gathers before it writes a part.
-const BLOCK_ROWS: usize = 65_536;
+pub(super) const BLOCK_ROWS: usize = 65_536;
 
 /// The identity that every row of a flush carries.
 #[derive(Clone, Copy)]
@@ -121,7 +121,7 @@ fn kind(kind: i32) -> u8 {
     Kind::try_from(kind).map_or(u8::try_from(kind).unwrap_or(u8::MAX), |kind| kind as u8)
 }
 
-fn sid(bytes: &[u8]) -> [u8; 16] {
+pub(super) fn sid(bytes: &[u8]) -> [u8; 16] {
     let mut sid = [0; 16];
     let length = bytes.len().min(16);
     sid[..length].copy_from_slice(&bytes[..length]);
@@ -129,7 +129,7 @@ fn sid(bytes: &[u8]) -> [u8; 16] {
 }
 
 /// The first 48 bits of a sid are Unix milliseconds.
-fn stamp(bytes: &[u8]) -> u32 {
+pub(super) fn stamp(bytes: &[u8]) -> u32 {
     let mut stamp_ms = [0; 8];
     stamp_ms[2..].copy_from_slice(&sid(bytes)[..6]);
     u32::try_from(u64::from_be_bytes(stamp_ms) / 1000).unwrap_or(u32::MAX)

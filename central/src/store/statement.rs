@@ -27,6 +27,12 @@ impl Statement {
         self.parameter("String", &escape(value))
     }
 
+    /// Puts text before what is there.
+    pub(crate) fn after(mut self, text: &str) -> Self {
+        self.text.insert_str(0, text);
+        self
+    }
+
     /// Adds an array of numbers; its placeholder can appear in the text any number of times.
     pub(crate) fn numbers(&mut self, values: &[u32]) -> String {
         let list: Vec<String> = values.iter().map(u32::to_string).collect();

@@ -19,6 +19,12 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn flush(epoch: u64, n: u64, term: u64) -> Flush {
+    let vector = vec![GatewayPosition { gateway: "g".to_owned(), lsn: n * 10 }];
+    let id = FlushId { region: "r".to_owned(), shard: 3, epoch, n };
+    Flush { id, term, rows: rows(n).into(), vector, watermark_ms: 1_000 * n, cut_ms: 1_795_000_000_000 }
+}
+
+fn rows(n: u64) -> FlushRows {
     let site = SITE.to_owned();
     let rollup = RollupRow { site: site.clone(), minute: 100, pageviews: 3, events: 2, ..Default::default() };
     let unique = UniqueRow {
@@ -37,16 +43,13 @@ fn flush(epoch: u64, n: u64, term: u64) -> Flush {
         ..Default::default()
     };
     let ledger = LedgerRow { site, events: 5, batches: 1, ..Default::default() };
-    let rows = FlushRows {
+    FlushRows {
         rollups: vec![rollup],
         visits: vec![visit],
         uniques: vec![unique],
         ledger: vec![ledger],
         ..Default::default()
-    };
-    let vector = vec![GatewayPosition { gateway: "g".to_owned(), lsn: n * 10 }];
-    let id = FlushId { region: "r".to_owned(), shard: 3, epoch, n };
-    Flush { id, term, rows, vector, watermark_ms: 1_000 * n, cut_ms: 1_795_000_000_000 }
+    }
 }
 
 #[test]
@@ -56,7 +59,7 @@ fn the_manifest_takes_flushes_in_turn_of_the_newest_epoch_and_term() {
     assert!(matches!(manifest.turn(&flush(1, 1, 1)), Err(StoreError::Gap { n: 1, expected: 0 })));
     manifest.insert("r", 3, 1, Stream { src: 1, last: None });
     assert_eq!(manifest.turn(&flush(1, 0, 1)).unwrap(), Turn::Next(1));
-    manifest.accept(flush(1, 0, 4));
+    manifest.accept(&flush(1, 0, 4));
     assert_eq!(manifest.turn(&flush(1, 0, 4)).unwrap(), Turn::Accepted);
     assert_eq!(manifest.turn(&flush(1, 1, 4)).unwrap(), Turn::Next(1));
     assert!(matches!(manifest.turn(&flush(1, 1, 3)), Err(StoreError::StaleTerm { term: 3, current: 4 })));
@@ -64,7 +67,11 @@ fn the_manifest_takes_flushes_in_turn_of_the_newest_epoch_and_term() {
     manifest.insert("r", 3, 2, Stream { src: 2, last: None });
     assert!(matches!(manifest.turn(&flush(1, 1, 4)), Err(StoreError::StaleEpoch { epoch: 1, current: 2 })));
     assert_eq!(manifest.turn(&flush(2, 0, 5)).unwrap(), Turn::Next(2));
-    assert_eq!((manifest.accepted("r", 3).epoch, manifest.accepted("r", 3).next_flush), (1, 1));
+    manifest.reached("r", 3, [GatewayPosition { gateway: "gone".to_owned(), lsn: 70 }], 90_000, 5_000);
+    manifest.accept(&flush(2, 0, 5));
+    let accepted = manifest.accepted("r", 3);
+    assert_eq!((accepted.epoch, accepted.next_flush, accepted.watermark_ms), (2, 1, 90_000));
+    assert_eq!((accepted.of("g"), accepted.of("gone"), accepted.of("new")), (0, 70, 0), "the highest of all epochs");
     assert_eq!(manifest.accepted("elsewhere", 3), super::Accepted::default());
 }
 
@@ -84,8 +91,10 @@ fn a_flush_cut_short_anywhere_counts_once() {
             "stream" => {}
             "some rows" => {
                 let mut part = flush.clone();
-                part.rows.visits.clear();
-                part.rows.uniques.clear();
+                let mut rows = rows(n);
+                rows.visits.clear();
+                rows.uniques.clear();
+                part.rows = rows.into();
                 writer.stage(&part, origin).unwrap();
             }
             "rows" => writer.stage(&flush, origin).unwrap(),
@@ -139,10 +148,10 @@ fn a_folder_of_the_first_version_opens_and_goes_on() {
 
     let (mut writer, readers) = Writer::open(&config).unwrap();
     check(&mut writer, 1, "the first version");
-    let mut next = flush(1, 1, 1);
-    next.rows.visits[0].entry_ms = 5;
-    next.rows.visits[0].exit_ms = 6;
-    writer.accept(next).unwrap();
+    let mut rows = rows(1);
+    rows.visits[0].entry_ms = 5;
+    rows.visits[0].exit_ms = 6;
+    writer.accept(Flush { rows: rows.into(), ..flush(1, 1, 1) }).unwrap();
     check(&mut writer, 2, "the first version");
     let visit = Statement::new("SELECT entry_ms, exit_ms, src FROM tideline.visits FINAL");
     assert_eq!(serde_json::json!(writer.connection().rows(&visit).unwrap()), serde_json::json!([[5, 6, 1]]));

@@ -2,6 +2,7 @@
 //! from the first step on, under the flush's identity; visits and uniques, which replace or merge with what is there,
 //! wait in staging tables until the manifest lists the flush. Whatever is cut short is undone or finished by `recover`.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::iter::once;
 use std::sync::Arc;
@@ -12,19 +13,28 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::control::shards::ShardId;
+
 use super::chdb::{Connection, Library};
 use super::manifest::{Last, Manifest, Stream, Turn};
 use super::native::Block;
+use super::raw::Placed;
+use super::raw_rows;
 use super::reader::STACK_BYTES;
 use super::rows::{self, Origin};
-use super::{Accepted, Flush, READERS, Statement, StoreConfig, StoreError, library, number, schema, table};
+use super::{Accepted, Flush, READERS, Statement, StoreConfig, StoreError, library, number, schema, table, text};
 
 /// Below this the engine cannot hold its own caches and one report.
 const MEMORY_MIN_BYTES: u64 = 512 << 20;
+/// Rows of a flush that are decoded and inserted together, encoded bytes.
+const STAGED_BYTES_MAX: u64 = 16 << 20;
 
 pub(super) enum Command {
     Accepted { region: String, shard: u32, answer: oneshot::Sender<Result<Accepted, StoreError>> },
+    AcceptedOfAll { answer: oneshot::Sender<Result<BTreeMap<ShardId, Accepted>, StoreError>> },
     Accept { flush: Box<Flush>, answer: oneshot::Sender<Result<(), StoreError>> },
+    DeleteUnfinished { answer: oneshot::Sender<Result<(), StoreError>> },
+    Raw { rows: Vec<Placed>, answer: oneshot::Sender<Result<(), StoreError>> },
     Stop,
 }
 
@@ -48,7 +58,10 @@ pub(super) fn spawn(
         while let Some(command) = commands.blocking_recv() {
             match command {
                 Command::Accepted { region, shard, answer } => drop(answer.send(writer.accepted(&region, shard))),
+                Command::AcceptedOfAll { answer } => drop(answer.send(writer.accepted_of_all())),
                 Command::Accept { flush, answer } => drop(answer.send(writer.accept(*flush))),
+                Command::DeleteUnfinished { answer } => drop(answer.send(writer.delete_unfinished())),
+                Command::Raw { rows, answer } => drop(answer.send(writer.insert_raw(&rows))),
                 Command::Stop => return,
             }
         }
@@ -89,6 +102,11 @@ impl Writer {
         Ok(self.manifest.accepted(region, shard))
     }
 
+    fn accepted_of_all(&mut self) -> Result<BTreeMap<ShardId, Accepted>, StoreError> {
+        self.recover()?;
+        Ok(self.manifest.accepted_of_all())
+    }
+
     pub(super) fn accept(&mut self, flush: Flush) -> Result<(), StoreError> {
         self.recover()?;
         let turn = self.manifest.turn(&flush)?;
@@ -105,17 +123,34 @@ impl Writer {
         self.stage(&flush, origin)?;
         self.list(&flush, origin)?;
         self.fold(src, flush.id.n)?;
-        self.manifest.accept(flush);
+        self.manifest.accept(&flush);
         self.unclear = false;
         Ok(())
     }
 
+    /// Inserts raw rows. A repeat replaces itself, so nothing cut short has to be undone; the batches come last, since
+    /// what is there of a batch says that its events are.
+    pub(super) fn insert_raw(&mut self, rows: &[Placed]) -> Result<(), StoreError> {
+        self.connection.insert(table::EVENTS, raw_rows::events(rows))?;
+        self.connection.insert(table::BATCHES, raw_rows::batches(rows))
+    }
+
+    /// Deletes what an epoch that is over left behind.
+    fn delete_unfinished(&mut self) -> Result<(), StoreError> {
+        self.unclear = true;
+        self.recover()
+    }
+
     /// Inserts the rows of a flush that nothing lists yet.
     pub(super) fn stage(&mut self, flush: &Flush, origin: Origin) -> Result<(), StoreError> {
-        self.connection.insert(table::ROLLUP_1M, rows::rollups(&flush.rows, origin))?;
-        self.connection.insert(table::LEDGER, rows::ledger(&flush.rows, origin))?;
-        self.connection.insert(table::UNIQUES_STAGED, rows::uniques(&flush.rows, origin))?;
-        self.connection.insert(table::VISITS_STAGED, rows::visits(&flush.rows, origin))
+        for rows in flush.rows.groups(STAGED_BYTES_MAX) {
+            let rows = rows.map_err(|source| StoreError::Io { path: "the parts of a flush".into(), source })?;
+            self.connection.insert(table::ROLLUP_1M, rows::rollups(&rows, origin))?;
+            self.connection.insert(table::LEDGER, rows::ledger(&rows, origin))?;
+            self.connection.insert(table::UNIQUES_STAGED, rows::uniques(&rows, origin))?;
+            self.connection.insert(table::VISITS_STAGED, rows::visits(&rows, origin))?;
+        }
+        Ok(())
     }
 
     /// Writes the manifest: from here on the flush counts.
@@ -192,23 +227,31 @@ impl Writer {
     }
 
     fn read_manifest(&mut self) -> Result<Manifest, StoreError> {
+        let flushes = table::FLUSHES;
+        let mut lasts = HashMap::new();
         let last = format!(
-            "SELECT src, max(n), argMax(term, n), argMax(watermark_ms, n), argMax(gateways, n), argMax(lsns, n) \
-             FROM {} FINAL GROUP BY src",
-            table::FLUSHES
+            "SELECT src, max(n), argMax(term, n), max(watermark_ms), toUnixTimestamp(max(cut)) FROM {flushes} FINAL GROUP BY src"
         );
-        let mut lasts = std::collections::HashMap::new();
         for row in self.rows(&last)? {
-            let vector = positions(row.get(4), row.get(5))?;
-            let last = Last { n: number(&row, 1)?, term: number(&row, 2)?, watermark_ms: number(&row, 3)?, vector };
-            lasts.insert(number(&row, 0)? as u16, last);
+            let last = Last { n: number(&row, 1)?, term: number(&row, 2)? };
+            lasts.insert(number(&row, 0)? as u16, (last, number(&row, 3)?, number(&row, 4)? * 1000));
+        }
+        let mut vectors: HashMap<u16, Vec<GatewayPosition>> = HashMap::new();
+        let highest = format!(
+            "SELECT src, gateway, max(lsn) FROM {flushes} FINAL ARRAY JOIN gateways AS gateway, lsns AS lsn \
+             GROUP BY src, gateway"
+        );
+        for row in self.rows(&highest)? {
+            let position = GatewayPosition { gateway: text(&row, 1)?.to_owned(), lsn: number(&row, 2)? };
+            vectors.entry(number(&row, 0)? as u16).or_default().push(position);
         }
         let mut manifest = Manifest::default();
         for row in self.rows(&format!("SELECT src, shard, epoch, region FROM {} FINAL", table::STREAMS))? {
-            let region = row.get(3).and_then(Value::as_str).ok_or_else(|| StoreError::unexpected("no region"))?;
-            let src = number(&row, 0)? as u16;
-            let stream = Stream { src, last: lasts.remove(&src) };
-            manifest.insert(region, number(&row, 1)? as u32, number(&row, 2)?, stream);
+            let (src, shard, epoch, region) =
+                (number(&row, 0)? as u16, number(&row, 1)? as u32, number(&row, 2)?, text(&row, 3)?);
+            let (last, watermark_ms, cut_ms) = lasts.remove(&src).map_or((None, 0, 0), |(l, w, c)| (Some(l), w, c));
+            manifest.insert(region, shard, epoch, Stream { src, last });
+            manifest.reached(region, shard, vectors.remove(&src).unwrap_or_default(), watermark_ms, cut_ms);
         }
         Ok(manifest)
     }
@@ -240,14 +283,4 @@ fn lock(config: &StoreConfig) -> Result<File, StoreError> {
     let file = file.map_err(|source| io(&path, source))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| StoreError::InUse(config.path.clone()))?;
     Ok(file)
-}
-
-/// Two arrays of equal length, gateways and their LSNs.
-fn positions(gateways: Option<&Value>, lsns: Option<&Value>) -> Result<Vec<GatewayPosition>, StoreError> {
-    let position = |(gateway, lsn): (&Value, &Value)| {
-        Some(GatewayPosition { gateway: gateway.as_str()?.to_owned(), lsn: lsn.as_u64()? })
-    };
-    let arrays = gateways.and_then(Value::as_array).zip(lsns.and_then(Value::as_array));
-    let vector = arrays.and_then(|(gateways, lsns)| gateways.iter().zip(lsns).map(position).collect());
-    vector.ok_or_else(|| StoreError::unexpected("a vector that is not one"))
 }

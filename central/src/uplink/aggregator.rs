@@ -1,9 +1,9 @@
 //! The conversation with an aggregator: it is told where its shard stands, then sends flushes, what is durable, and the
-//! live figures; flushes and durable positions are answered in order.
+//! live figures, or opens an epoch; everything but the live figures is answered in order.
 
 use proto::uplink::{AggregatorHello, DurableAck, FlushAck, FlushChunk, GatewayPosition, central_frame, region_frame};
 
-use super::{Conversation, Ended, assembly::Assembly, check_gateway, check_number, check_region, refused};
+use super::{Conversation, Ended, assembly::Assembly, check_gateway, check_number, check_region, refused, restore};
 use crate::{
     control::shards::ShardId,
     metrics::{FlushResult, Peer},
@@ -26,12 +26,22 @@ pub(super) async fn converse(with: &mut Conversation, hello: AggregatorHello) ->
                 check_shard(&id, durable.shard)?;
                 check_number("open flush", durable.open_flush)?;
                 check_vector(&durable.vector)?;
+                let retired = central.retired(&durable.vector);
                 let open_flush = central.keep(&id, durable).await?;
-                with.answer(central_frame::Frame::DurableAck(DurableAck { open_flush, retired: Vec::new() })).await?;
+                with.answer(central_frame::Frame::DurableAck(DurableAck { open_flush, retired })).await?;
             }
             region_frame::Frame::Live(live) => {
                 check_shard(&id, live.shard)?;
                 central.hear(&id, term, live).await?;
+            }
+            region_frame::Frame::OpenEpoch(open) => {
+                check_shard(&id, open.shard)?;
+                assembly = Assembly::default(); // what was on its way is of the epoch that ends
+                restore::open_epoch(with, &id, open).await?;
+            }
+            region_frame::Frame::StandIn(asked) => {
+                check_shard(&id, asked.shard)?;
+                restore::stand_in(with, &id, asked).await?;
             }
             region_frame::Frame::Aggregator(_) | region_frame::Frame::Gateway(_) => {
                 return Err(refused("an aggregator's stream has one hello; open another stream for another shard"));
@@ -56,9 +66,7 @@ async fn take_chunk(
 }
 
 async fn receive(with: &Conversation, id: &ShardId, assembly: &mut Assembly, chunk: FlushChunk) -> Result<(), Ended> {
-    let Some(whole) = assembly.add(chunk).map_err(|malformed| refused(malformed.to_string()))? else {
-        return Ok(());
-    };
+    let Some(whole) = assembly.add(chunk, with.central.spool.as_ref())? else { return Ok(()) };
     let flush_id = whole.flush.id.clone();
     if flush_id.region != id.region {
         return Err(refused(format!("a flush of region {:?} came on a stream of {:?}", flush_id.region, id.region)));

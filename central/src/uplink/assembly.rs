@@ -1,16 +1,14 @@
 //! Chunks become a flush: whole, in order, of the right sum, or not at all.
 
+use std::{collections::HashMap, path::PathBuf};
+
 use proto::{
     Message as _,
-    uplink::{FlushChunk, FlushId, FlushRows},
+    uplink::{FlushChunk, FlushId, FlushRows, Outcomes},
 };
 
-use super::CHUNK_BYTES_MAX;
-use crate::store::Flush;
-
-/// The bytes of a flush in memory, at most. A region that gathers more while central is away cannot be told to shed,
-/// so the bound is far above what ten seconds or an hour bring: about four million rows.
-pub const FLUSH_BYTES_MAX: usize = 1 << 30;
+use super::{CHUNK_BYTES_MAX, Ended, refused};
+use crate::store::{Flush, Parts};
 
 /// The flush of a stream that is on its way, if one is.
 #[derive(Debug, Default)]
@@ -23,18 +21,29 @@ struct Open {
     id: FlushId,
     term: u64,
     chunks: u32,
-    bytes: usize,
     crc32c: u32,
-    rows: FlushRows,
+    parts: Parts,
+    counts: Counts,
 }
 
-/// A flush that is whole, and its size on the way.
+/// A flush that is whole.
 #[derive(Debug)]
 pub struct Whole {
     /// What the store takes.
     pub flush: Flush,
-    /// Bytes of its rows.
-    pub bytes: usize,
+    /// What was seen of its rows as they came.
+    pub counts: Counts,
+}
+
+/// What is known of rows without reading them again.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Rows of all kinds.
+    pub rows: u64,
+    /// Rows of each site.
+    pub of_site: HashMap<String, u64>,
+    /// Outcomes that no gateway had logged.
+    pub outcomes: Vec<Outcomes>,
 }
 
 /// A chunk that does not continue what came before it.
@@ -49,8 +58,6 @@ pub enum Malformed {
     Mixed,
     #[error("a chunk has {0} bytes of rows; the most is {CHUNK_BYTES_MAX}")]
     ChunkTooLarge(usize),
-    #[error("a flush has more than {FLUSH_BYTES_MAX} bytes of rows")]
-    TooLarge,
     #[error("the rows of chunk {chunk} are not FlushRows: {reason}")]
     Rows { chunk: u32, reason: String },
     #[error("the last chunk counts {said} chunks and {got} came")]
@@ -59,16 +66,35 @@ pub enum Malformed {
     RowCount { said: u64, got: u64 },
     #[error("the last chunk gives the checksum {said:08x} and the rows that came have {got:08x}")]
     Checksum { said: u32, got: u32 },
+    #[error("a part could not be put aside: {0:?}")]
+    Spool(std::io::ErrorKind),
+}
+
+impl From<Malformed> for Ended {
+    fn from(malformed: Malformed) -> Self {
+        match malformed {
+            Malformed::Spool(kind) => Self::Spool(kind.into()),
+            malformed => refused(malformed.to_string()),
+        }
+    }
 }
 
 impl Assembly {
-    /// Takes the next chunk; the last one gives the flush. Chunk 0 begins anew, whatever was on its way.
-    pub fn add(&mut self, chunk: FlushChunk) -> Result<Option<Whole>, Malformed> {
+    /// Takes the next chunk; the last one gives the flush. Chunk 0 begins anew, whatever was on its way. Parts of a large
+    /// flush wait in the folder `spool`.
+    pub fn add(&mut self, chunk: FlushChunk, spool: Option<&PathBuf>) -> Result<Option<Whole>, Malformed> {
         let begun = self.open.take();
         let id = chunk.id.ok_or(Malformed::NoId)?;
         let mut open = match begun {
             Some(open) if chunk.index > 0 => open,
-            _ => Open { id: id.clone(), term: chunk.term, chunks: 0, bytes: 0, crc32c: 0, rows: FlushRows::default() },
+            _ => Open {
+                id: id.clone(),
+                term: chunk.term,
+                chunks: 0,
+                crc32c: 0,
+                parts: Parts::default(),
+                counts: Counts::default(),
+            },
         };
         if chunk.index != open.chunks {
             return Err(Malformed::Order { expected: open.chunks, got: chunk.index });
@@ -79,18 +105,14 @@ impl Assembly {
         if chunk.rows.len() > CHUNK_BYTES_MAX {
             return Err(Malformed::ChunkTooLarge(chunk.rows.len()));
         }
-        if open.bytes + chunk.rows.len() > FLUSH_BYTES_MAX {
-            return Err(Malformed::TooLarge);
-        }
         let crc32c = crc32c::crc32c_append(open.crc32c, &chunk.rows);
         if let Some(said) = chunk.end.as_ref().map(|end| end.crc32c).filter(|said| *said != crc32c) {
             return Err(Malformed::Checksum { said, got: crc32c });
         }
-        // Repeated fields of a second message extend those of the first.
-        open.rows
-            .merge(chunk.rows.as_slice())
+        let rows = FlushRows::decode(chunk.rows.as_slice())
             .map_err(|error| Malformed::Rows { chunk: chunk.index, reason: error.to_string() })?;
-        open.bytes += chunk.rows.len();
+        open.counts.add(rows);
+        open.parts.push(chunk.rows, spool).map_err(|error| Malformed::Spool(error.kind()))?;
         open.chunks += 1;
         open.crc32c = crc32c;
 
@@ -101,19 +123,30 @@ impl Assembly {
         if end.chunks != open.chunks {
             return Err(Malformed::Chunks { said: end.chunks, got: open.chunks });
         }
-        if end.rows != row_count(&open.rows) {
-            return Err(Malformed::RowCount { said: end.rows, got: row_count(&open.rows) });
+        if end.rows != open.counts.rows {
+            return Err(Malformed::RowCount { said: end.rows, got: open.counts.rows });
         }
-        let Open { id, term, rows, bytes, .. } = open;
+        let Open { id, term, parts: rows, counts, .. } = open;
         let flush = Flush { id, term, rows, vector: end.vector, watermark_ms: end.watermark_ms, cut_ms: end.cut_ms };
-        Ok(Some(Whole { flush, bytes }))
+        Ok(Some(Whole { flush, counts }))
     }
 }
 
-/// Rows of all kinds.
-pub fn row_count(rows: &FlushRows) -> u64 {
-    let counts = rows.rollups.len() + rows.visits.len() + rows.uniques.len() + rows.ledger.len();
-    (counts + rows.outcomes.len()) as u64
+impl Counts {
+    fn add(&mut self, rows: FlushRows) {
+        let FlushRows { rollups, visits, uniques, ledger, outcomes } = rows;
+        let sites = rollups.iter().map(|row| &row.site).chain(visits.iter().map(|row| &row.site));
+        let sites = sites.chain(uniques.iter().map(|row| &row.site)).chain(ledger.iter().map(|row| &row.site));
+        for site in sites {
+            self.rows += 1;
+            match self.of_site.get_mut(site) {
+                Some(rows) => *rows += 1,
+                None => drop(self.of_site.insert(site.clone(), 1)),
+            }
+        }
+        self.rows += outcomes.len() as u64;
+        self.outcomes.extend(outcomes);
+    }
 }
 
 #[cfg(test)]
@@ -148,7 +181,7 @@ mod tests {
         let mut whole = None;
         for chunk in chunks {
             assert!(whole.is_none());
-            whole = assembly.add(chunk)?;
+            whole = assembly.add(chunk, None)?;
         }
         Ok(whole)
     }
@@ -157,7 +190,9 @@ mod tests {
     fn chunks_in_order_are_a_flush() {
         let whole = assemble(chunks()).unwrap().unwrap();
         assert_eq!((whole.flush.id.n, whole.flush.term), (7, 3));
-        assert_eq!((whole.flush.rows.rollups.len(), whole.flush.rows.ledger.len()), (6, 3));
+        let parts: Vec<FlushRows> = whole.flush.rows.iter().collect::<Result<_, _>>().unwrap();
+        assert_eq!(parts.iter().map(|part| part.rollups.len()).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((whole.counts.rows, whole.counts.of_site[""]), (9, 9));
         assert!(assemble(chunks()[..2].to_vec()).unwrap().is_none());
     }
 
@@ -166,14 +201,14 @@ mod tests {
         let id = Some(FlushId::default());
         let end = Some(FlushEnd { chunks: 1, ..FlushEnd::default() });
         let whole = assemble(vec![FlushChunk { id, end, ..FlushChunk::default() }]).unwrap().unwrap();
-        assert_eq!(whole.bytes, 0);
+        assert_eq!((whole.flush.rows.bytes(), whole.counts.rows), (0, 0));
     }
 
     #[test]
     fn chunk_zero_begins_anew() {
         let mut twice = chunks()[..2].to_vec();
         twice.extend(chunks());
-        assert_eq!(assemble(twice).unwrap().unwrap().flush.rows.rollups.len(), 6);
+        assert_eq!(assemble(twice).unwrap().unwrap().counts.rows, 9);
     }
 
     #[test]

@@ -3,19 +3,18 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
 };
 
-use jiff::Timestamp;
-use proto::uplink::{self, Durable, GatewayPosition, Leadership};
-use tracing::info;
+use proto::uplink::{self, Durable, GatewayPosition, Leadership, Outcomes, Progress};
+use tokio::{sync::watch, time::Instant};
+use tracing::{info, warn};
 
-use super::{
-    Central, Ended,
-    assembly::{Whole, row_count},
-    refused,
+use super::{BooksError, Central, Ended, assembly::Whole, refused};
+use crate::{
+    control::shards::ShardId,
+    metrics::FlushResult,
+    store::{Accepted, Flush},
 };
-use crate::{control::shards::ShardId, metrics::FlushResult};
 
 /// The shards that were led since central started. There is one a shard of a region, so a deployment bounds them.
 #[derive(Debug, Default)]
@@ -23,13 +22,24 @@ pub struct Shards {
     // A shard's lock is held from the comparison of a term to the end of what depends on it, so that no older leader
     // passes between the two.
     standings: Mutex<HashMap<ShardId, Arc<tokio::sync::Mutex<Standing>>>>,
+    /// Changes when a flush is accepted or an epoch opened.
+    told: watch::Sender<BTreeMap<ShardId, Arc<Told>>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Standing {
     epoch: u64,
     term: u64,
     next_flush: u64,
+    accepted: Accepted,
+}
+
+/// What gateways are told of a shard.
+#[derive(Debug)]
+pub(super) struct Told {
+    epoch: u64,
+    watermark_ms: u64,
+    accepted: HashMap<String, u64>,
 }
 
 impl Standing {
@@ -38,6 +48,11 @@ impl Standing {
         if epoch != self.epoch {
             return Err(refused(format!("shard {region}/{shard} is in epoch {}, not {epoch}", self.epoch)));
         }
+        self.check_term(id, term)
+    }
+
+    fn check_term(&self, id: &ShardId, term: u64) -> Result<(), Ended> {
+        let ShardId { region, shard } = id;
         if term < self.term {
             return Err(refused(format!(
                 "another aggregator leads shard {region}/{shard} since: its term is {}, this one's {term}",
@@ -56,25 +71,34 @@ impl Central {
     pub(super) async fn lead(&self, id: &ShardId) -> Result<Leadership, Ended> {
         let standing = self.shards.of(id);
         let mut standing = standing.lock().await;
-        let accepted = self.store.accepted(&id.region, id.shard).await?;
-        let state = self.control.lead(id, accepted.epoch).await?;
-        *standing = Standing { epoch: state.epoch, term: state.term, next_flush: accepted.next_flush };
-        self.live.led(id, state.epoch, accepted.next_flush);
+        let accepted = self.books.accepted(id).await?;
+        let state = self.books.lead(id, accepted.epoch).await?;
+        let gateways = self.books.gateways(&id.region).await?;
+        // Flushes of an epoch begin at 0, whatever was accepted of the one before.
+        let next_flush = if accepted.epoch == state.epoch { accepted.next_flush } else { 0 };
+        let watermark_ms = accepted.watermark_ms;
+        // Redis need not know a retired gateway any more, so nothing is compared with what it had reached.
+        let served = |gateway: &String| !gateways.retired.contains(gateway);
+        let vector = accepted.vector.iter().filter(|position| served(&position.gateway)).cloned().collect();
+        let durable = state.durable.into_iter().filter(|(gateway, _)| served(gateway));
+        *standing = Standing { epoch: state.epoch, term: state.term, next_flush, accepted };
+        self.shards.tell(id, &standing);
+        self.books.led(id, state.epoch, next_flush);
         info!(region = id.region, shard = id.shard, epoch = state.epoch, term = state.term, "shard has a new leader");
         Ok(Leadership {
             term: state.term,
             epoch: state.epoch,
-            next_flush: accepted.next_flush,
+            next_flush,
             open_flush: state.open_flush,
-            durable: state.durable.into_iter().map(|(gateway, lsn)| GatewayPosition { gateway, lsn }).collect(),
-            accepted: accepted.vector,
-            gateways: self.control.gateways(&id.region).await?,
-            watermark_ms: accepted.watermark_ms,
+            durable: durable.map(|(gateway, lsn)| GatewayPosition { gateway, lsn }).collect(),
+            accepted: vector,
+            gateways: gateways.entered,
+            watermark_ms,
         })
     }
 
     /// Accepts a flush, or finds that it was accepted before. After this it may be acknowledged.
-    pub(super) async fn accept(&self, id: &ShardId, Whole { flush, bytes }: Whole) -> Result<(), Ended> {
+    pub(super) async fn accept(&self, id: &ShardId, Whole { flush, counts }: Whole) -> Result<(), Ended> {
         let standing = self.shards.of(id);
         let mut standing = standing.lock().await;
         standing.check(id, flush.id.epoch, flush.term)?;
@@ -89,20 +113,55 @@ impl Central {
                 id.region, id.shard
             )));
         }
-        let (rows, unknown, cut_ms) = (row_count(&flush.rows), self.unknown_site_rows(&flush.rows), flush.cut_ms);
         let began = Instant::now();
-        if let Err(error) = self.live.accept(id, flush).await {
+        let mut accepted = standing.accepted.clone();
+        accepted.advance(&flush);
+        let (bytes, cut_ms) = (flush.rows.bytes(), flush.cut_ms);
+        if let Err(error) = self.keep_whole(id, &counts.outcomes, flush).await {
             self.metrics.flush(FlushResult::Failed);
             return Err(error.into());
         }
-        standing.next_flush = n + 1;
+        (standing.next_flush, standing.accepted) = (n + 1, accepted);
+        self.shards.tell(id, &standing);
         self.metrics.flush(FlushResult::Accepted);
         self.metrics.accept_seconds.observe(began.elapsed().as_secs_f64());
-        self.metrics.flush_rows.inc_by(rows);
-        self.metrics.flush_bytes.inc_by(bytes as u64);
-        self.metrics.unknown_site_rows.inc_by(unknown);
-        self.metrics.flush_age_seconds.set(seconds_since(cut_ms));
+        self.metrics.flush_rows.inc_by(counts.rows);
+        self.metrics.flush_bytes.inc_by(bytes);
+        self.metrics.unknown_site_rows.inc_by(self.unknown_site_rows(&counts.of_site));
+        self.metrics.flush_age_seconds.set(self.seconds_since(cut_ms));
         Ok(())
+    }
+
+    /// Outcomes first: of a flush that is accepted none may be missing, and those of one that is not are never asked for,
+    /// or lose against the higher epoch of what replaced them.
+    async fn keep_whole(&self, id: &ShardId, outcomes: &[Outcomes], flush: Flush) -> Result<(), BooksError> {
+        if !outcomes.is_empty() {
+            self.books.keep_outcomes(id, outcomes).await?;
+        }
+        self.books.accept(id, flush).await
+    }
+
+    /// Opens the next epoch of a shard for its leader: every flush of the one so far is refused from now on. Returns the
+    /// epoch and what was accepted until now.
+    pub(super) async fn open_epoch(&self, id: &ShardId, term: u64, reason: &str) -> Result<(u64, Accepted), Ended> {
+        let standing = self.shards.of(id);
+        let mut standing = standing.lock().await;
+        standing.check_term(id, term)?;
+        let epoch = self.books.open_epoch(id).await?;
+        (standing.epoch, standing.next_flush) = (epoch, 0);
+        self.shards.tell(id, &standing);
+        self.books.led(id, epoch, 0);
+        warn!(region = id.region, shard = id.shard, epoch, term, reason, "shard is rebuilt under a new epoch");
+        self.books.delete_unfinished().await?;
+        Ok((epoch, standing.accepted.clone()))
+    }
+
+    /// What was accepted of a shard, for the leader of its rebuild.
+    pub(super) async fn rebuilding(&self, id: &ShardId, epoch: u64, term: u64) -> Result<Accepted, Ended> {
+        let standing = self.shards.of(id);
+        let standing = standing.lock().await;
+        standing.check(id, epoch, term)?;
+        Ok(standing.accepted.clone())
     }
 
     /// Keeps what the leader says is durable in its Redis. Returns the highest number of an open flush that is kept.
@@ -110,8 +169,7 @@ impl Central {
         let standing = self.shards.of(id);
         let standing = standing.lock().await;
         standing.check(id, durable.epoch, durable.term)?;
-        let vector = durable.vector.into_iter().map(|position| (position.gateway, position.lsn));
-        Ok(self.control.keep_durable(id, durable.open_flush, vector).await?)
+        Ok(self.books.keep_durable(id, durable.open_flush, durable.vector).await?)
     }
 
     /// Takes the live figures of a leader that still leads.
@@ -119,32 +177,101 @@ impl Central {
         let standing = self.shards.of(id);
         let standing = standing.lock().await;
         standing.check(id, said.epoch, term)?;
-        self.live.said(id, said, Instant::now());
+        self.books.said(id, said);
         Ok(())
+    }
+
+    /// The retired among the gateways of a vector.
+    pub(super) fn retired(&self, vector: &[GatewayPosition]) -> Vec<String> {
+        let published = self.books.published();
+        let published = published.borrow();
+        let retired = vector.iter().filter(|position| published.retired.contains(&position.gateway));
+        retired.map(|position| position.gateway.clone()).collect()
     }
 
     /// The highest LSN known of a gateway, per shard: told as durable, or in the vector of an accepted flush.
     pub(super) async fn known(&self, region: &str, gateway: &str) -> Result<BTreeMap<u32, u64>, Ended> {
-        let mut known = self.control.durable_of(region, gateway).await?;
-        for shard in self.control.shards(region).await? {
-            let accepted = self.store.accepted(region, shard).await?;
-            if let Some(position) = accepted.vector.iter().find(|position| position.gateway == gateway) {
-                let lsn = known.entry(shard).or_default();
-                *lsn = position.lsn.max(*lsn);
+        let mut known = self.books.durable_of(region, gateway).await?;
+        for progress in self.progress(region, gateway).await? {
+            if progress.accepted > 0 {
+                let lsn = known.entry(progress.shard).or_default();
+                *lsn = progress.accepted.max(*lsn);
             }
         }
         Ok(known)
     }
 
+    /// A notice of every change of what [`Central::progress`] says.
+    pub(super) fn progressing(&self) -> watch::Receiver<BTreeMap<ShardId, Arc<Told>>> {
+        self.shards.told.subscribe()
+    }
+
+    /// How far a gateway has come in each shard of its region.
+    pub(super) async fn progress(&self, region: &str, gateway: &str) -> Result<Vec<Progress>, Ended> {
+        for (shard, epoch) in self.books.shards(region).await? {
+            let id = ShardId { region: region.to_owned(), shard };
+            if !self.shards.told.borrow().contains_key(&id) {
+                self.look_up(&id, epoch).await?;
+            }
+        }
+        let told = self.shards.told.borrow();
+        let of_region = told.iter().filter(|(id, _)| id.region == region);
+        Ok(of_region.map(|(id, told)| told.progress(id.shard, gateway)).collect())
+    }
+
+    /// Learns where a shard stands that nobody has led since central started.
+    async fn look_up(&self, id: &ShardId, epoch: u64) -> Result<(), Ended> {
+        let standing = self.shards.of(id);
+        let mut standing = standing.lock().await;
+        if standing.epoch == 0 {
+            standing.accepted = self.books.accepted(id).await?;
+            standing.epoch = epoch.max(standing.accepted.epoch);
+            self.shards.tell(id, &standing);
+        }
+        Ok(())
+    }
+
+    /// What flushes carried of a gateway's outcomes behind `after`, and how far it was accepted at that moment.
+    pub(super) async fn recall(
+        &self,
+        id: &ShardId,
+        gateway: &str,
+        after: u64,
+    ) -> Result<(Progress, Vec<Outcomes>), Ended> {
+        let epochs = self.books.shards(&id.region).await?;
+        let Some(epoch) = epochs.get(&id.shard) else {
+            return Err(refused(format!("shard {}/{} was never led", id.region, id.shard)));
+        };
+        self.look_up(id, *epoch).await?;
+        let standing = self.shards.of(id);
+        let standing = standing.lock().await; // no flush is accepted between the two
+        let progress = Told::of(&standing).progress(id.shard, gateway);
+        Ok((progress, self.books.outcomes(id, gateway, after).await?))
+    }
+
     /// Rows of sites that central does not know are stored like all others: no row may hold up a shard.
-    fn unknown_site_rows(&self, rows: &uplink::FlushRows) -> u64 {
-        let published = self.control.published();
+    fn unknown_site_rows(&self, rows_of_site: &HashMap<String, u64>) -> u64 {
+        let published = self.books.published();
         let sites = &published.borrow().sites;
-        let names = rows.rollups.iter().map(|row| &row.site);
-        let names = names.chain(rows.visits.iter().map(|row| &row.site));
-        let names = names.chain(rows.uniques.iter().map(|row| &row.site));
-        let names = names.chain(rows.ledger.iter().map(|row| &row.site));
-        names.filter(|name| !sites.contains_key(*name)).count() as u64
+        rows_of_site.iter().filter(|(site, _)| !sites.contains_key(*site)).map(|(_, rows)| rows).sum()
+    }
+
+    fn seconds_since(&self, cut_ms: u64) -> f64 {
+        let now_ms = u64::try_from(self.books.now().as_millisecond()).unwrap_or(0);
+        now_ms.saturating_sub(cut_ms) as f64 / 1000.0
+    }
+}
+
+impl Told {
+    fn of(standing: &Standing) -> Self {
+        let Accepted { vector, watermark_ms, .. } = &standing.accepted;
+        let accepted = vector.iter().map(|position| (position.gateway.clone(), position.lsn)).collect();
+        Self { epoch: standing.epoch, watermark_ms: *watermark_ms, accepted }
+    }
+
+    fn progress(&self, shard: u32, gateway: &str) -> Progress {
+        let accepted = self.accepted.get(gateway).copied().unwrap_or(0);
+        Progress { shard, epoch: self.epoch, accepted, watermark_ms: self.watermark_ms }
     }
 }
 
@@ -154,9 +281,8 @@ impl Shards {
         let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
         standings.entry(id.clone()).or_default().clone()
     }
-}
 
-fn seconds_since(cut_ms: u64) -> f64 {
-    let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
-    now_ms.saturating_sub(cut_ms) as f64 / 1000.0
+    fn tell(&self, id: &ShardId, standing: &Standing) {
+        self.told.send_modify(|told| drop(told.insert(id.clone(), Arc::new(Told::of(standing)))));
+    }
 }

@@ -33,7 +33,10 @@ impl Site {
         let n = self.store.accepted("test", 0).await.unwrap().next_flush;
         let id = FlushId { region: "test".to_owned(), shard: 0, epoch: 1, n };
         let cut_ms = seconds(NOW) * 1000;
-        self.store.accept(Flush { id, term: 1, rows, vector: vec![], watermark_ms: 0, cut_ms }).await.unwrap();
+        self.store
+            .accept(Flush { id, term: 1, rows: rows.into(), vector: vec![], watermark_ms: 0, cut_ms })
+            .await
+            .unwrap();
     }
 
     pub async fn try_ask(&self, mut body: Value) -> Result<Value, QueryError> {
