@@ -22,6 +22,7 @@ pub mod ingest;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+pub mod outcomes;
 pub mod post;
 pub mod proxy_protocol;
 pub mod routes;
