@@ -111,6 +111,8 @@ impl Receipts {
                 Outcome::Dropped(reason) | Outcome::GivenUp(reason) => {
                     drop_event(&mut sums, &event, reason);
                 }
+                // Nobody else has the outbox of one of these agents.
+                Outcome::Elsewhere => sums.batches.unknown_answers += 1,
             }
         }
     }
@@ -169,7 +171,7 @@ mod tests {
     }
 
     fn settled(first: u64, events: u32, outcome: Outcome) -> Settled {
-        Settled { id: BatchId { sid: SID, seq: 1 }, first_event: EventNumber(first), events, outcome }
+        Settled { id: BatchId { sid: SID, seq: 1 }, first_event: EventNumber(first), events, stored: false, outcome }
     }
 
     #[test]

@@ -169,6 +169,7 @@ impl<I: Iterator<Item = Intended>> Session<I> {
                         continue;
                     }
                     Command::Send(length) => Step::Send(Bytes::copy_from_slice(&frame[..length])),
+                    Command::Store(_) => continue, // asked of agents of class long only
                     Command::Connect => Step::Connect,
                     Command::Disconnect => Step::Disconnect,
                     Command::Wait(ms) => Step::Wait(Duration::from_millis(ms)),

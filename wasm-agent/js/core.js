@@ -31,11 +31,11 @@ export const wrapCore = (exports) => {
   const encoder = new TextEncoder();
 
   return {
-    start({ stamp, random, seq }, site) {
+    start({ stamp, random, seq, long }, site) {
       input.set(random);
       const siteBytes = encoder.encodeInto(site, input.subarray(10)).written;
       const languageBytes = encoder.encodeInto(navigator.language, input.subarray(10 + siteBytes)).written;
-      return exports.start(stamp, seq, siteBytes, languageBytes, screen.width, screen.height);
+      return exports.start(stamp, seq, long, siteBytes, languageBytes, screen.width, screen.height);
     },
 
     // Takes over a batch that was sent before.
@@ -43,6 +43,18 @@ export const wrapCore = (exports) => {
       if (batch.length > input.length) return;
       input.set(batch);
       exports.adopt(batch.length);
+    },
+
+    // Takes over a batch out of the store: 0 is to be tried again later, 2 is not to be had.
+    restore({ batch, sent }) {
+      if (batch.length > input.length) return 2;
+      input.set(batch);
+      return exports.restore(Date.now(), batch.length, sent);
+    },
+
+    stored(number, kept) {
+      input.set(number);
+      exports.stored(Date.now(), kept);
     },
 
     event({ name, url, referrer, props, at }) {
@@ -69,6 +81,9 @@ export const wrapCore = (exports) => {
     },
 
     giveUp: (reason, events) => exports.give_up(Date.now(), reason, events),
+    setClass: (long) => exports.set_class(Date.now(), long),
+    store: () => exports.store(),
+    settled: () => exports.settled(),
     flush: () => exports.flush(Date.now()),
     opened: () => exports.opened(Date.now()),
     closed: (onPurpose) => exports.closed(Date.now(), onPurpose),

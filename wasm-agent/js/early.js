@@ -15,8 +15,9 @@ const REASON_OUTBOX_FULL = 64;
 const REASON_TOO_LARGE = 67;
 const TOO_MANY_REQUESTS = 429;
 
-export const startEarly = (site) => {
-  const early = { queue: [], sent: [], givenUp: 0 };
+// `long`: the batches are of class long.
+export const startEarly = (site, long) => {
+  const early = { queue: [], sent: [], givenUp: 0, long };
 
   const newSid = () => {
     early.stamp = Date.now();
@@ -65,8 +66,8 @@ export const startEarly = (site) => {
 };
 
 // Encodes as many events as one batch holds, the strings of each in front of it, and gives how many of the queue those are.
-const encodeBatch = ({ stamp, random, seq, queue, givenUp }) => {
-  let batch = [...bytes(1, sidBytes(stamp, random)), ...uint(2, seq)];
+const encodeBatch = ({ stamp, random, seq, queue, givenUp, long }) => {
+  let batch = [...bytes(1, sidBytes(stamp, random)), ...uint(2, seq), ...uint(3, +long)];
   const strings = [];
   const reference = (text) => {
     if (!text) return 0;

@@ -36,7 +36,10 @@ export const watchPage = (delivery) => {
   });
 
   pageview();
-  return guarded((name, options) => record(String(name), '', flat(options?.props)));
+  return guarded((name, options) => {
+    if (name === 'consent' && typeof options === 'string') delivery.consent(options === 'granted');
+    else record(String(name), '', flat(options?.props));
+  });
 };
 
 const short = (address) => address.slice(0, URL_LENGTH_MAX);

@@ -3,7 +3,9 @@
 //   <script defer src="GATEWAY/tideline.js" data-site="NAME"></script>
 // and may call `tideline(name, { props })`, before this script has run too if it defines
 //   window.tideline = window.tideline || function () { (tideline.q = tideline.q || []).push(arguments) }
-// There is no cookie, nothing is stored, and `tideline` is the only global.
+// There is no cookie, and `tideline` is the only global. Nothing is stored on the device unless the page says that its visitor
+// agreed: data-consent="granted" in that line, or `tideline('consent', 'granted')`; then what could not be sent waits there
+// for a day (store.js). 'denied' deletes it.
 
 import { startDelivery } from './delivery.js';
 import { guarded, watchPage } from './page.js';
@@ -22,7 +24,7 @@ if (script && !stub?.running) {
   window.tideline.running = true;
 
   const run = guarded(() => {
-    track = watchPage(startDelivery(new URL('.', script.src).href, site));
+    track = watchPage(startDelivery(new URL('.', script.src).href, site, script.dataset.consent));
     for (const call of queued) track(...call);
   });
   // Someone who has asked not to be followed (GPC) is not.

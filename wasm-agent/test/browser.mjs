@@ -21,12 +21,20 @@ export const launch = () =>
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
   });
 
+// The one context of a browser that keeps its profile in this folder.
+export const launchProfile = (folder) =>
+  chromium.launchPersistentContext(folder, {
+    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+    args: ARGUMENTS,
+    ignoreDefaultArgs: ['--disable-back-forward-cache'],
+  });
+
 // Runs `story` with a fresh gateway, site and browser context; fails if a page threw or anything outlives its bound.
 export const visit = async (browser, options, story) => {
   const gateway = await new Gateway().start();
   Object.assign(gateway, options.gateway);
   const site = await serveSite((path) => options.page?.(path, gateway) ?? html(gateway), options.headers);
-  const context = await browser.newContext();
+  const context = options.context ?? (await browser.newContext());
   if (options.init) await context.addInitScript(options.init);
   const page = await context.newPage();
   const errors = [];
@@ -43,7 +51,9 @@ export const visit = async (browser, options, story) => {
   }
 };
 
-export const snippet = (gateway) => `<script defer src="${gateway.url}/tideline.js" data-site="shop"></script>`;
+export const CONSENTS = (_, gateway) => html(gateway, snippet(gateway, 'data-consent="granted"'));
+
+export const snippet = (gateway, more = '') => `<script defer src="${gateway.url}/tideline.js" data-site="shop" ${more}></script>`;
 
 export const html = (gateway, head = snippet(gateway)) =>
   `<!doctype html><title>shop</title>${head}<h1>shop</h1><a href="/next">next</a>`;

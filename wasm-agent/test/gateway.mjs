@@ -23,11 +23,14 @@ export class Gateway {
   hellos = [];
   connections = 0;
   acknowledges = true;
+  away = false; // connections are closed as soon as they are made, and requests answered by nobody
+  clockAheadMs = 0;
   refuses = false; // connections are closed as soon as they are made
   swallows = null; // 'handshakes' or 'messages' of sockets: they arrive nowhere
   failsPosts = 0; // so many are answered with a proxy's 502
   flushIntervalMs = 500;
   reject = null; // a Reject for everything
+  throttle = null; // a Throttle for every batch
   fileDelay = 0; // ms before tideline.wasm is served
   without = []; // files that are not served
   port = 0;
@@ -93,6 +96,7 @@ export class Gateway {
     const { pathname } = new URL(request.url, this.url);
     response.setHeader('Access-Control-Allow-Origin', '*');
     if (pathname === '/v1/batch' && request.method === 'POST') {
+      if (this.away) return request.destroy();
       const chunks = [];
       request.on('data', (chunk) => chunks.push(chunk));
       request.on('end', () => {
@@ -118,7 +122,7 @@ export class Gateway {
 
   #connected(socket) {
     const connection = ++this.connections;
-    if (this.refuses) return socket.terminate();
+    if (this.refuses || this.away) return socket.terminate();
     socket.on('error', () => {});
     if (this.swallows === 'messages') return;
     socket.on('message', (data) => {
@@ -126,7 +130,7 @@ export class Gateway {
       if (frame.hello) {
         this.hellos.push({ connection, ...frame.hello });
         if (this.reject) say(socket, { reject: this.reject });
-        else say(socket, { welcome: { serverMs: Date.now(), region: 'test', config: { flushIntervalMs: this.flushIntervalMs } } });
+        else say(socket, { welcome: { serverMs: Date.now() + this.clockAheadMs, region: 'test', config: { flushIntervalMs: this.flushIntervalMs } } });
       } else if (frame.batch) {
         const answer = this.#envelope(Envelope.encode(frame.batch).finish(), 'socket', connection);
         if (answer) say(socket, answer);
@@ -139,7 +143,8 @@ export class Gateway {
     const batch = Batch.decode(bytes);
     this.transmissions.push({ via, at: Date.now(), site, sentMs: Number(sentMs), bytes: Buffer.from(bytes), batch, connection });
     if (this.reject) return { reject: { ...this.reject, sid: batch.sid, seq: batch.seq } };
-    return this.acknowledges ? { ack: { sid: batch.sid, seqs: [batch.seq], serverMs: Date.now() } } : null;
+    if (this.throttle) return { throttle: { ...this.throttle, sid: batch.sid, seq: batch.seq } };
+    return this.acknowledges ? { ack: { sid: batch.sid, seqs: [batch.seq], serverMs: Date.now() + this.clockAheadMs } } : null;
   }
 }
 

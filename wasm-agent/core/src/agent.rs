@@ -1,16 +1,18 @@
 //! The machine. It is told the time and what came in, and says what to do next.
 
-use proto::limits::IN_FLIGHT_MAX;
-use proto::wire::Malformed;
+use proto::limits::{ACCEPT_LONG_MS, IN_FLIGHT_MAX};
+use proto::sid::Sid;
 
 use crate::batch::Page;
 use crate::connection::{Connection, Wish};
 use crate::frames::{self, Envelope, FRAME_BYTES, Reject, SITE_BYTES_MAX, ServerFrame};
 use crate::given_up::{GivenUp, Reason};
 use crate::numbering::Numbering;
-use crate::outbox::{Entry, NoRoom, Outbox, State};
+use crate::outbox::{Entry, NoRoom, NotAdopted, Outbox, State, unsent};
 use crate::regions::{Region, Regions};
-use crate::shell::{Answer, Command, Event, EventNumber, NotTaken, Outcome, Start, StartError};
+use crate::shell::{
+    Answer, BatchId, Class, Command, Event, EventNumber, Kept, NotTaken, Outcome, Settled, Start, StartError,
+};
 
 /// How long an open batch waits when the gateway has said nothing else.
 const FLUSH_INTERVAL_DEFAULT_MS: u64 = 500;
@@ -26,6 +28,9 @@ const DOUBT_MS_MAX: u64 = 30_000;
 const POST_AGAIN_MS: u64 = 1_000;
 /// A batch whose every number is refused is given up: the clocks will not agree.
 const RENUMBERED_MAX: u32 = 3;
+/// A batch of class long is given up so long after the stamp in its sid: two hours before the gateway would refuse it, so
+/// that one that is on its way then is still answered.
+const STORED_MS_MAX: u64 = ACCEPT_LONG_MS - 2 * 60 * 60 * 1000;
 /// [`Command::Wait`] never says more.
 const WAIT_MS_MAX: u64 = 60_000;
 
@@ -102,7 +107,7 @@ impl Agent {
         self.flush_interval_ms = FLUSH_INTERVAL_DEFAULT_MS;
         self.quiet_until_ms = 0;
         self.page.start(start.language, start.screen_width, start.screen_height);
-        self.numbering.start(start.stamp_ms, start.random, start.first_seq);
+        self.numbering.start(start.stamp_ms, start.random, start.first_seq, start.class);
         self.connection.start(start.random);
         self.regions = Regions::new();
         self.region = None;
@@ -113,8 +118,59 @@ impl Agent {
 
     /// Takes over a batch that another encoder numbered under the first sid and has sent once, sid and seq in front. Before
     /// the first event.
-    pub fn adopt(&mut self, batch: &[u8]) -> Result<(), Malformed> {
-        self.outbox.adopt(batch)
+    pub fn adopt(&mut self, batch: &[u8]) -> Result<(), NotAdopted> {
+        self.outbox.adopt(batch, 1).map(drop)
+    }
+
+    /// Takes over a batch that an earlier agent [stored](Command::Store) and this one alone may send now. `sent`: perhaps it
+    /// was, so it keeps its number whatever a gateway answers. `NoRoom`: try again once something is settled.
+    pub fn restore(&mut self, now_ms: u64, batch: &[u8], sent: bool) -> Result<(), NotAdopted> {
+        self.observe(now_ms);
+        let number = frames::read_batch(batch)?.number;
+        if let Some(entry) = self.outbox.find(&number.id.sid, number.id.seq) {
+            entry.transmissions = entry.transmissions.max(sent.into()); // this page has come back, and another was there
+            return Ok(());
+        }
+        if !self.outbox.has_room_for_stored(batch.len()) {
+            return Err(NotAdopted::NoRoom);
+        }
+        self.close();
+        let entry = self.outbox.adopt(batch, u32::from(sent))?;
+        entry.stored = Some(entry.number.id);
+        entry.state = State::Waiting;
+        Ok(())
+    }
+
+    /// From now on new batches are of this class. What was numbered before keeps its own.
+    pub fn set_class(&mut self, now_ms: u64, class: Class) {
+        self.observe(now_ms);
+        if class != self.numbering.class() {
+            self.close();
+            self.numbering.set_class(class);
+        }
+    }
+
+    /// Writes the oldest batch that is to be stored, as [`Command::Store`] says, and gives the length. [`poll`](Self::poll)
+    /// asks for the same; this is for a shell that has no time for anything else.
+    pub fn store(&mut self, frame: &mut [u8; FRAME_BYTES]) -> Option<usize> {
+        let entry = self.outbox.entries_mut().find(|entry| entry.state == State::Unstored)?;
+        entry.state = State::Storing;
+        let entry = *entry;
+        let replaces = entry.stored.unwrap_or(entry.number.id);
+        frames::write_stored(frame, &replaces, &entry.number, self.outbox.body(&entry)).ok()
+    }
+
+    /// What came of [storing](Command::Store) the batch of this number.
+    pub fn stored(&mut self, now_ms: u64, id: &BatchId, kept: Kept) {
+        self.observe(now_ms);
+        let Some(entry) = self.outbox.find(&id.sid, id.seq) else { return };
+        if entry.state == State::Storing {
+            (entry.stored, entry.state) = match kept {
+                Kept::Stored => (Some(*id), State::Waiting),
+                Kept::InMemory => (None, State::Waiting),
+                Kept::Elsewhere => (None, State::Settled(Outcome::Elsewhere)),
+            };
+        }
     }
 
     /// Appends an event that happened now.
@@ -213,17 +269,26 @@ impl Agent {
         Answer::Taken
     }
 
+    /// A batch that has its outcome, once for each. [`poll`](Self::poll) asks for the same.
+    pub fn settled(&mut self) -> Option<Settled> {
+        self.outbox.take_settled()
+    }
+
     /// What to do next. Frames to send are written to `frame`.
     pub fn poll(&mut self, now_ms: u64, frame: &mut [u8; FRAME_BYTES]) -> Command {
         self.observe(now_ms);
         self.give_up_in_doubt();
-        if let Some(settled) = self.outbox.take_settled() {
+        self.give_up_expired();
+        if let Some(settled) = self.settled() {
             return Command::Settled(settled);
         }
         if self.phase != Phase::Running {
             let connected = !self.connection.is_down();
             self.connection.left(self.steady_ms);
             return if connected { Command::Disconnect } else { Command::Stopped };
+        }
+        if let Some(bytes) = self.store(frame) {
+            return Command::Store(bytes);
         }
         if self.answer_at_ms().is_some_and(|at_ms| at_ms <= self.steady_ms) {
             self.connection.broken();
@@ -241,6 +306,9 @@ impl Agent {
         }
         if self.close_at_ms().is_some_and(|at_ms| at_ms <= self.steady_ms) {
             self.close();
+            if let Some(bytes) = self.store(frame) {
+                return Command::Store(bytes);
+            }
         }
         if let Some(command) = self.transmit(frame) {
             return command;
@@ -257,7 +325,9 @@ impl Agent {
         self.observe(now_ms);
         let steady_ms = self.steady_ms;
         let due = |entry: &Entry| {
-            matches!(entry.state, State::Waiting | State::InFlight { .. })
+            // The page goes: what is not on the device yet leaves all the same, unless something else is there in its place.
+            let storing = matches!(entry.state, State::Unstored | State::Storing) && entry.stored.is_none();
+            (storing || matches!(entry.state, State::Waiting | State::InFlight { .. }))
                 && entry.posted_ms.is_none_or(|at_ms| at_ms + POST_AGAIN_MS <= steady_ms)
         };
         if self.phase != Phase::Running {
@@ -303,8 +373,8 @@ impl Agent {
             && self.outbox.has_place()
             && self.outbox.open_for_report(&self.page, self.now_ms, self.steady_ms);
         if closes {
-            let id = self.numbering.next(self.now_ms);
-            self.outbox.close(id, &mut self.given_up);
+            let number = self.numbering.next(self.now_ms);
+            self.outbox.close(number, &mut self.given_up);
         }
         closes
     }
@@ -376,7 +446,7 @@ impl Agent {
             site,
             regions_tried: self.regions.names(entry.regions_tried),
             sent_ms: self.now_ms,
-            id: &entry.id,
+            number: entry.number,
             body: self.outbox.body(entry),
         }
     }
@@ -404,13 +474,13 @@ impl Agent {
             }
             // Every transmission was refused, so it cannot have been counted: it may have a new number.
             Reason::SID_EXPIRED | Reason::SID_IN_FUTURE if entry.renumbered < RENUMBERED_MAX => {
-                entry.id = self.numbering.next(now_ms);
+                entry.number = self.numbering.next(now_ms);
                 entry.renumbered += 1;
                 entry.transmissions = 0;
                 entry.refusals = 0;
                 entry.regions_tried = Default::default();
                 entry.posted_ms = None;
-                entry.state = State::Waiting;
+                entry.state = unsent(entry.number.class);
             }
             // A repeat of the same bytes would be refused the same way.
             Reason::SID_EXPIRED
@@ -426,6 +496,22 @@ impl Agent {
             _ => {
                 entry.state = State::Waiting;
                 self.connection.broken();
+            }
+        }
+    }
+
+    /// A batch of class long has a day: it may have waited on the device since another agent numbered it.
+    fn give_up_expired(&mut self) {
+        let server_ms = self.numbering.server_ms(self.now_ms);
+        for entry in self.outbox.entries_mut() {
+            let sid = Sid::try_new(&entry.number.id.sid);
+            let old = sid.is_ok_and(|sid| sid.stamp_ms().saturating_add(STORED_MS_MAX) <= server_ms);
+            let expired = old && entry.number.class == Class::Long;
+            if expired && entry.state == State::Waiting {
+                let asked = entry.transmissions > entry.refusals;
+                let reason = if asked { Reason::EXPIRED_IN_DOUBT } else { Reason::EXPIRED };
+                entry.state = State::Settled(Outcome::GivenUp(reason));
+                self.given_up.add(reason, entry.events, 1, self.steady_ms);
             }
         }
     }

@@ -13,8 +13,9 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024;
 /// Different strings in a batch, at most: the event that would need more goes into the next.
 pub const STRINGS_MAX: usize = 512;
 
-/// A sid (2 + 16) and a seq of at most two bytes (1 + 2), which are written in front when the batch is transmitted.
-pub(crate) const NUMBER_BYTES_MAX: usize = 21;
+/// A sid (2 + 16), a seq of at most two bytes (1 + 2) and a class (1 + 1), which are written in front when the batch is
+/// transmitted.
+pub(crate) const NUMBER_BYTES_MAX: usize = 23;
 /// What is left for everything else.
 pub(crate) const BODY_BYTES_MAX: usize = BATCH_BYTES_MAX - NUMBER_BYTES_MAX;
 /// Longer language tags than this are not sent; RFC 5646 asks for room for 35.

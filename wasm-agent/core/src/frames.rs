@@ -5,8 +5,9 @@ use proto::wire::{Malformed, Overflow, Packed, Reader, Value, Writer, bytes_len,
 use crate::VERSION;
 use crate::batch::BATCH_BYTES_MAX;
 use crate::given_up::Reason;
+use crate::numbering::Number;
 use crate::regions::{REGION_BYTES_MAX, REGIONS_MAX};
-use crate::shell::BatchId;
+use crate::shell::{BatchId, Class};
 
 /// Longer names are no site's: a domain name has at most 253 bytes.
 pub(crate) const SITE_BYTES_MAX: usize = 253;
@@ -15,6 +16,27 @@ pub(crate) const SITE_BYTES_MAX: usize = 253;
 /// head of the batch (4) and the batch. A gateway takes 64 KiB.
 pub const FRAME_BYTES: usize = 4 + 3 + SITE_BYTES_MAX + REGIONS_MAX * (2 + REGION_BYTES_MAX) + 11 + 4 + BATCH_BYTES_MAX;
 const _: () = assert!(FRAME_BYTES <= proto::limits::FRAME_BYTES_MAX);
+
+/// Where the batch begins in what is [to be stored](crate::Command::Store): behind two numbers.
+pub const STORED_AT: usize = 2 * NAME_BYTES;
+const NAME_BYTES: usize = 16 + 4;
+const _: () = assert!(STORED_AT + BATCH_BYTES_MAX <= FRAME_BYTES);
+
+/// Writes what is to be stored.
+pub(crate) fn write_stored(
+    frame: &mut [u8],
+    replaces: &BatchId,
+    number: &Number,
+    body: &[u8],
+) -> Result<usize, Overflow> {
+    let mut writer = Writer::new(frame);
+    for id in [replaces, &number.id] {
+        writer.raw(&id.sid);
+        writer.raw(&id.seq.to_be_bytes());
+    }
+    write_batch(&mut writer, number, body);
+    writer.finish()
+}
 
 /// Writes ClientFrame{Hello}.
 pub(crate) fn write_hello(frame: &mut [u8], site: &[u8]) -> Result<usize, Overflow> {
@@ -31,7 +53,7 @@ pub(crate) struct Envelope<'b, R> {
     pub(crate) site: &'b [u8],
     pub(crate) regions_tried: R,
     pub(crate) sent_ms: u64,
-    pub(crate) id: &'b BatchId,
+    pub(crate) number: Number,
     /// The batch without its number.
     pub(crate) body: &'b [u8],
 }
@@ -60,31 +82,40 @@ impl<'b, R: Iterator<Item = &'b [u8]> + Clone> Envelope<'b, R> {
             writer.bytes(2, region);
         }
         writer.uint(3, self.sent_ms);
-        writer.length(4, self.batch_len());
-        writer.bytes(1, &self.id.sid);
-        writer.uint(2, self.id.seq.into());
-        writer.raw(self.body);
+        writer.length(4, batch_len(&self.number, self.body));
+        write_batch(writer, &self.number, self.body);
     }
 
     fn len(&self) -> usize {
         let site = if self.site.is_empty() { 0 } else { bytes_len(1, self.site.len()) };
         let regions: usize = self.regions_tried.clone().map(|region| bytes_len(2, region.len())).sum();
-        site + regions + uint_len(3, self.sent_ms) + bytes_len(4, self.batch_len())
+        site + regions + uint_len(3, self.sent_ms) + bytes_len(4, batch_len(&self.number, self.body))
     }
+}
 
-    fn batch_len(&self) -> usize {
-        bytes_len(1, self.id.sid.len()) + uint_len(2, self.id.seq.into()) + self.body.len()
-    }
+/// Writes a Batch: its number, then what it is the number of.
+pub(crate) fn write_batch(writer: &mut Writer<'_>, number: &Number, body: &[u8]) {
+    writer.bytes(1, &number.id.sid);
+    writer.uint(2, number.id.seq.into());
+    writer.uint(3, number.class as u64);
+    writer.raw(body);
+}
+
+fn batch_len(number: &Number, body: &[u8]) -> usize {
+    bytes_len(1, number.id.sid.len())
+        + uint_len(2, number.id.seq.into())
+        + uint_len(3, number.class as u64)
+        + body.len()
 }
 
 /// An encoded batch that another encoder numbered.
 pub(crate) struct Encoded<'b> {
-    pub(crate) id: BatchId,
+    pub(crate) number: Number,
     pub(crate) body: &'b [u8],
     pub(crate) events: u32,
 }
 
-/// Takes a batch apart. Its sid and its seq come first, in this order.
+/// Takes a batch apart. Its sid, its seq and, unless it is the short one, its class come first, in this order.
 pub(crate) fn read_batch(batch: &[u8]) -> Result<Encoded<'_>, Malformed> {
     let mut fields = Reader::new(batch);
     let (Some(Ok((1, Value::Bytes(sid)))), Some(Ok((2, Value::Varint(seq))))) = (fields.next(), fields.next()) else {
@@ -92,12 +123,17 @@ pub(crate) fn read_batch(batch: &[u8]) -> Result<Encoded<'_>, Malformed> {
     };
     let sid = sid.try_into().map_err(|_| Malformed)?;
     let seq = u32::try_from(seq).map_err(|_| Malformed)?;
-    let body = fields.rest();
+    let mut body = fields.rest();
+    let mut class = Class::Short;
+    if let Some(Ok((3, Value::Varint(1)))) = fields.next() {
+        (class, body) = (Class::Long, fields.rest());
+    }
+    let mut fields = Reader::new(body);
     let mut events = 0;
-    for field in fields {
+    for field in &mut fields {
         events += u32::from(field?.0 == 6);
     }
-    Ok(Encoded { id: BatchId { sid, seq }, body, events })
+    Ok(Encoded { number: Number { id: BatchId { sid, seq }, class }, body, events })
 }
 
 /// What a gateway says.

@@ -23,14 +23,16 @@ impl Reason {
     pub const UNAVAILABLE: Self = Self(11);
     /// The outbox had no room for the event.
     pub const OUTBOX_FULL: Self = Self(64);
+    /// The batch was never sent, and now nobody would take it.
+    pub const EXPIRED: Self = Self(65);
     /// The batch was sent, never answered, and now it is too late to ask.
     pub const EXPIRED_IN_DOUBT: Self = Self(66);
     /// The event alone is larger than a batch may be.
     pub const TOO_LARGE: Self = Self(67);
 }
 
-/// One slot for each reason for which a batch or an event can be given up: the three above and four refusals that are
-/// neither final nor worth a repeat; one to spare.
+/// One slot for each reason for which a batch or an event can be given up: the four above and four refusals that are
+/// neither final nor worth a repeat: MALFORMED, FRAME_TOO_LARGE, INVALID_SID and INVALID_SEQ.
 const REASONS_MAX: usize = 8;
 
 /// The most that a report takes: eight times a head (2), a reason (3) and two counts (6 each).

@@ -36,10 +36,12 @@ mod shell;
 
 pub use agent::Agent;
 pub use batch::{BATCH_BYTES_MAX, STRINGS_MAX};
-pub use frames::FRAME_BYTES;
+pub use frames::{FRAME_BYTES, STORED_AT};
 pub use given_up::Reason;
-pub use outbox::{BATCHES_MAX, OUTBOX_BYTES};
-pub use shell::{Answer, BatchId, Command, Event, EventNumber, Message, NotTaken, Outcome, Settled, Start, StartError};
+pub use outbox::{BATCHES_MAX, NotAdopted, OUTBOX_BYTES};
+pub use shell::{
+    Answer, BatchId, Class, Command, Event, EventNumber, Kept, Message, NotTaken, Outcome, Settled, Start, StartError,
+};
 
 /// What Hello says of the agent.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

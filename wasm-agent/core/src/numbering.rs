@@ -3,10 +3,20 @@
 use proto::limits::{SEQ_MAX, SID_AHEAD_MS, SID_ROTATES_MS};
 use proto::sid::Sid;
 
-use crate::shell::BatchId;
+use crate::shell::{BatchId, Class};
+
+/// What a batch is called from then on, and how long that is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number {
+    pub(crate) id: BatchId,
+    pub(crate) class: Class,
+}
 
 /// Gives numbers, each once.
 pub(crate) struct Numbering {
+    class: Class,
+    /// The class has changed since the sid was made.
+    stale: bool,
     sid: [u8; 16],
     stamp_ms: u64,
     next_seq: u32,
@@ -18,28 +28,48 @@ pub(crate) struct Numbering {
 
 impl Numbering {
     pub(crate) const fn new() -> Self {
-        Self { sid: [0; 16], stamp_ms: 0, next_seq: 1, random: [0; 10], rotations: 0, server_offset_ms: 0 }
+        Self {
+            class: Class::Short,
+            stale: false,
+            sid: [0; 16],
+            stamp_ms: 0,
+            next_seq: 1,
+            random: [0; 10],
+            rotations: 0,
+            server_offset_ms: 0,
+        }
     }
 
-    pub(crate) fn start(&mut self, stamp_ms: u64, random: [u8; 10], first_seq: u32) {
-        *self = Self { random, ..Self::new() };
+    pub(crate) fn start(&mut self, stamp_ms: u64, random: [u8; 10], first_seq: u32, class: Class) {
+        *self = Self { random, class, ..Self::new() };
         self.stamp(stamp_ms);
         self.next_seq = first_seq.max(1);
     }
 
-    /// The next number; a new sid when this one is an hour old, full, or stamped by a clock that has proved wrong.
-    pub(crate) fn next(&mut self, now_ms: u64) -> BatchId {
+    /// Numbers from now on are of this class. It belongs to the sid: another class is another sid.
+    pub(crate) fn set_class(&mut self, class: Class) {
+        self.stale |= self.class != class;
+        self.class = class;
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The next number; a new sid when this one is an hour old, full, of another class, or stamped by a clock that has
+    /// proved wrong.
+    pub(crate) fn next(&mut self, now_ms: u64) -> Number {
         let server_ms = self.server_ms(now_ms);
         let old = self.stamp_ms.saturating_add(SID_ROTATES_MS) <= server_ms;
         let ahead = self.stamp_ms > server_ms.saturating_add(SID_AHEAD_MS);
-        if self.next_seq > SEQ_MAX || old || ahead {
+        if self.next_seq > SEQ_MAX || old || ahead || self.stale {
             // The stamp alone does not tell the sids apart: a corrected clock can show the same millisecond twice.
             self.rotations = self.rotations.wrapping_add(1);
             self.stamp(server_ms);
         }
         let seq = self.next_seq;
         self.next_seq += 1;
-        BatchId { sid: self.sid, seq }
+        Number { id: BatchId { sid: self.sid, seq }, class: self.class }
     }
 
     pub(crate) fn learn_server_clock(&mut self, server_ms: u64, now_ms: u64) {
@@ -53,7 +83,8 @@ impl Numbering {
         self.server_offset_ms = self.server_offset_ms.saturating_add_unsigned(by_ms);
     }
 
-    fn server_ms(&self, now_ms: u64) -> u64 {
+    /// The server's clock, or the device's while nothing is known of the server's.
+    pub(crate) fn server_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_add_signed(self.server_offset_ms)
     }
 
@@ -66,6 +97,7 @@ impl Numbering {
         self.sid = *sid.as_bytes();
         self.stamp_ms = sid.stamp_ms();
         self.next_seq = 1;
+        self.stale = false;
     }
 }
 
@@ -78,12 +110,12 @@ mod tests {
 
     fn numbering() -> Numbering {
         let mut numbering = Numbering::new();
-        numbering.start(NOW_MS, [9; 10], 1);
+        numbering.start(NOW_MS, [9; 10], 1, Class::Short);
         numbering
     }
 
-    fn stamp_ms(id: &BatchId) -> u64 {
-        Sid::try_new(&id.sid).unwrap().stamp_ms()
+    fn stamp_ms(number: &Number) -> u64 {
+        Sid::try_new(&number.id.sid).unwrap().stamp_ms()
     }
 
     #[test]
@@ -91,8 +123,8 @@ mod tests {
         let mut numbering = numbering();
         let first = numbering.next(NOW_MS);
         let second = numbering.next(NOW_MS + HOUR_MS - 1);
-        assert_eq!((first.seq, second.seq), (1, 2));
-        assert_eq!(first.sid, second.sid);
+        assert_eq!((first.id.seq, second.id.seq), (1, 2));
+        assert_eq!(first.id.sid, second.id.sid);
         assert_eq!(stamp_ms(&first), NOW_MS);
     }
 
@@ -101,17 +133,30 @@ mod tests {
         let mut numbering = numbering();
         let first = numbering.next(NOW_MS);
         let second = numbering.next(NOW_MS + HOUR_MS);
-        assert_ne!(first.sid, second.sid);
-        assert_eq!((second.seq, stamp_ms(&second)), (1, NOW_MS + HOUR_MS));
+        assert_ne!(first.id.sid, second.id.sid);
+        assert_eq!((second.id.seq, stamp_ms(&second)), (1, NOW_MS + HOUR_MS));
     }
 
     #[test]
     fn a_sid_ends_after_its_last_seq_even_within_one_millisecond() {
         let mut numbering = numbering();
         let ids: Vec<_> = (0..2 * SEQ_MAX).map(|_| numbering.next(NOW_MS)).collect();
-        assert_eq!(ids[SEQ_MAX as usize - 1].seq, SEQ_MAX);
-        assert_eq!(ids[SEQ_MAX as usize].seq, 1);
-        assert_ne!(ids[0].sid, ids[SEQ_MAX as usize].sid);
+        assert_eq!(ids[SEQ_MAX as usize - 1].id.seq, SEQ_MAX);
+        assert_eq!(ids[SEQ_MAX as usize].id.seq, 1);
+        assert_ne!(ids[0].id.sid, ids[SEQ_MAX as usize].id.sid);
+    }
+
+    #[test]
+    fn another_class_is_another_sid_and_the_same_class_is_not() {
+        let mut numbering = numbering();
+        let first = numbering.next(NOW_MS);
+        numbering.set_class(Class::Short);
+        assert_eq!(numbering.next(NOW_MS).id.sid, first.id.sid);
+        numbering.set_class(Class::Long);
+        let long = numbering.next(NOW_MS);
+        assert_ne!(long.id.sid, first.id.sid);
+        assert_eq!((long.class, long.id.seq), (Class::Long, 1));
+        assert_eq!(numbering.next(NOW_MS), Number { id: BatchId { sid: long.id.sid, seq: 2 }, class: Class::Long });
     }
 
     #[test]

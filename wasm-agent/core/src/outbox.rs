@@ -6,8 +6,9 @@ use proto::wire::Malformed;
 use crate::batch::{BODY_BYTES_MAX, NUMBER_BYTES_MAX, OpenBatch, Page};
 use crate::frames::{Encoded, read_batch};
 use crate::given_up::{GivenUp, REPORT_BYTES_MAX};
+use crate::numbering::Number;
 use crate::regions::{Region, RegionSet};
-use crate::shell::{BatchId, Event, EventNumber, Outcome, Settled};
+use crate::shell::{BatchId, Class, Event, EventNumber, Outcome, Settled};
 
 /// Bytes of all batches together: the open one and two more of the largest kind, or about 190 pageviews of 250 bytes.
 /// With it an agent has 55 KiB; a thousand of them 54 MiB.
@@ -17,6 +18,21 @@ pub const BATCHES_MAX: usize = 64;
 
 /// A batch without events: base time (11), screen (12), language (39) and the report, rounded up.
 const REPORT_BATCH_BYTES_MAX: usize = 256;
+
+/// Why a batch of another encoder or agent was not taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAdopted {
+    /// It is not one.
+    Malformed,
+    /// Answers have to come first.
+    NoRoom,
+}
+
+impl From<Malformed> for NotAdopted {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
 
 /// Why an event did not go in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +45,10 @@ pub(crate) enum NoRoom {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
+    /// To be stored, before it is transmitted for the first time.
+    Unstored,
+    /// Handed to the shell for that.
+    Storing,
     /// To be transmitted.
     Waiting,
     /// Transmitted on this connection; the steady time.
@@ -39,10 +59,20 @@ pub(crate) enum State {
     Settled(Outcome),
 }
 
+/// The state of a batch that has just got its number.
+pub(crate) fn unsent(class: Class) -> State {
+    match class {
+        Class::Short => State::Waiting,
+        Class::Long => State::Unstored,
+    }
+}
+
 /// A closed batch.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
-    pub(crate) id: BatchId,
+    pub(crate) number: Number,
+    /// The number under which it is on the device, if it is.
+    pub(crate) stored: Option<BatchId>,
     pub(crate) state: State,
     /// How often it left under this number.
     pub(crate) transmissions: u32,
@@ -61,7 +91,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     const VACANT: Self = Self {
-        id: BatchId { sid: [0; 16], seq: 0 },
+        number: Number { id: BatchId { sid: [0; 16], seq: 0 }, class: Class::Short },
+        stored: None,
         state: State::Waiting,
         transmissions: 0,
         refusals: 0,
@@ -148,27 +179,31 @@ impl Outbox {
     }
 
     /// Closes the open batch under this number. Only while there [is a place](Self::has_place).
-    pub(crate) fn close(&mut self, id: BatchId, given_up: &mut GivenUp) {
+    pub(crate) fn close(&mut self, number: Number, given_up: &mut GivenUp) {
         let events = self.open.events();
         let len = self.open.close(room(&mut self.bytes, self.closed_len), given_up);
-        self.push(id, len, events, EventNumber(self.next_event.0 - u64::from(events)));
+        self.push(number, len, events, EventNumber(self.next_event.0 - u64::from(events)));
     }
 
-    /// Takes a batch that another encoder numbered and sent once. Only while no batch is open.
-    pub(crate) fn adopt(&mut self, batch: &[u8]) -> Result<(), Malformed> {
-        let Encoded { id, body, events } = read_batch(batch)?;
+    /// Takes a batch that another encoder or another agent numbered and sent so often. Only while no batch is open.
+    pub(crate) fn adopt(&mut self, batch: &[u8], transmissions: u32) -> Result<&mut Entry, NotAdopted> {
+        let Encoded { number, body, events } = read_batch(batch)?;
         if self.open.is_open() || !self.has_place() {
-            return Err(Malformed);
+            return Err(NotAdopted::NoRoom);
         }
-        let place = room(&mut self.bytes, self.closed_len).get_mut(..body.len()).ok_or(Malformed)?;
+        let place = room(&mut self.bytes, self.closed_len).get_mut(..body.len()).ok_or(NotAdopted::NoRoom)?;
         place.copy_from_slice(body);
         let first_event = self.next_event;
         self.next_event.0 += u64::from(events);
-        self.push(id, body.len(), events, first_event);
-        if let Some(entry) = self.find(&id.sid, id.seq) {
-            entry.transmissions = 1;
-        }
-        Ok(())
+        self.push(number, body.len(), events, first_event);
+        let entry = self.entries_mut().last().ok_or(NotAdopted::NoRoom)?;
+        entry.transmissions = transmissions;
+        Ok(entry)
+    }
+
+    /// Whether a batch out of the device's store would leave room enough for new ones.
+    pub(crate) fn has_room_for_stored(&self, len: usize) -> bool {
+        self.count < BATCHES_MAX / 2 && self.closed_len + len + BODY_BYTES_MAX <= OUTBOX_BYTES
     }
 
     /// Every closed batch, oldest first.
@@ -183,8 +218,9 @@ impl Outbox {
 
     /// The batch of this number, if it has no outcome yet.
     pub(crate) fn find(&mut self, sid: &[u8], seq: u32) -> Option<&mut Entry> {
-        self.entries_mut()
-            .find(|entry| entry.id.seq == seq && entry.id.sid == sid && !matches!(entry.state, State::Settled(_)))
+        self.entries_mut().find(|entry| {
+            entry.number.id.seq == seq && entry.number.id.sid == sid && !matches!(entry.state, State::Settled(_))
+        })
     }
 
     /// The bytes of a batch behind its number.
@@ -223,12 +259,19 @@ impl Outbox {
         for later in self.entries_mut().skip(place) {
             later.start -= entry.len;
         }
-        Some(Settled { id: entry.id, first_event: entry.first_event, events: entry.events, outcome })
+        Some(Settled {
+            id: entry.number.id,
+            first_event: entry.first_event,
+            events: entry.events,
+            stored: entry.number.class == Class::Long,
+            outcome,
+        })
     }
 
-    fn push(&mut self, id: BatchId, len: usize, events: u32, first_event: EventNumber) {
+    fn push(&mut self, number: Number, len: usize, events: u32, first_event: EventNumber) {
         if let Some(place) = self.entries.get_mut(self.count) {
-            *place = Entry { id, events, first_event, start: self.closed_len, len, ..Entry::VACANT };
+            let state = unsent(number.class);
+            *place = Entry { number, state, events, first_event, start: self.closed_len, len, ..Entry::VACANT };
             self.count += 1;
             self.closed_len += len;
         }

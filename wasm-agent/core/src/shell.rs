@@ -11,6 +11,27 @@ pub struct BatchId {
     pub seq: u32,
 }
 
+/// How long after the stamp in its sid a batch is accepted. All batches of a sid have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Class {
+    /// 2 h: the outbox is kept in memory.
+    #[default]
+    Short,
+    /// 26 h: the shell [stores](crate::Agent::store) the outbox on the device.
+    Long,
+}
+
+/// What became of a batch that was [to be stored](crate::Agent::store).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is on the device.
+    Stored,
+    /// It is not, and neither is what it replaces: it lives as long as this agent.
+    InMemory,
+    /// What it replaces is on the device still, or another agent has taken that over: this one may not send it.
+    Elsewhere,
+}
+
 /// The events that [`event`](crate::Agent::event) took, counted from 0 in the order in which it took them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventNumber(pub u64);
@@ -26,6 +47,8 @@ pub struct Start<'a> {
     pub random: [u8; 10],
     /// The first number to give; higher than 1 if another encoder has already sent batches under the first sid. 0 is 1.
     pub first_seq: u32,
+    /// Of the first sid.
+    pub class: Class,
     /// A BCP 47 tag, or empty.
     pub language: &'a str,
     /// CSS pixels; 0 for unknown.
@@ -79,6 +102,10 @@ pub enum Command {
     Connect,
     /// Send the first bytes of the frame as one binary message.
     Send(usize),
+    /// Store what the first bytes of the frame say on the device, then say [`stored`](crate::Agent::stored): the number that
+    /// the batch replaces there (sid, 16 bytes, and seq, 4 bytes, big endian; its own if it replaces none), its number in
+    /// the same form, then, from [`STORED_AT`](crate::STORED_AT), the batch. To replace is one step: both or none.
+    Store(usize),
     /// Close the connection, or stop opening it, and forget it: nothing that it still says may reach the agent.
     Disconnect,
     /// A batch has its outcome. For information; the agent has already forgotten it.
@@ -98,6 +125,8 @@ pub struct Settled {
     pub first_event: EventNumber,
     /// How many events it holds; 0 if it only reported.
     pub events: u32,
+    /// It may be on the device, from where the shell is to delete it now.
+    pub stored: bool,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -111,6 +140,8 @@ pub enum Outcome {
     Dropped(Reason),
     /// It will not be sent again; the next batch reports it.
     GivenUp(Reason),
+    /// It was [`Elsewhere`](Kept::Elsewhere): whoever has it there answers for it.
+    Elsewhere,
 }
 
 /// What a frame from the gateway meant.

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use prost::Message as _;
 use proto::agent as wire;
@@ -7,10 +9,14 @@ use proto::sid::Sid;
 
 use super::*;
 use crate::batch::BATCH_BYTES_MAX;
-use crate::shell::{BatchId, Settled};
+use crate::frames::STORED_AT;
+use crate::outbox::BATCHES_MAX;
+use crate::shell::BatchId;
 
 const NOW_MS: u64 = 1_763_816_400_000;
 const HOUR_MS: u64 = 3_600_000;
+
+mod stored;
 
 /// An agent with its shell: what it sent, what came of its batches, the device's clock.
 struct Device {
@@ -21,6 +27,10 @@ struct Device {
     settled: Vec<Settled>,
     connects: usize,
     disconnects: usize,
+    /// What is on the device: the batch, and whether it may have been sent.
+    disk: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What comes of storing.
+    keeps: Kept,
 }
 
 impl Device {
@@ -38,7 +48,43 @@ impl Device {
             })
             .unwrap();
         let (sent, hellos, settled) = (Vec::new(), Vec::new(), Vec::new());
-        Self { agent, now_ms: NOW_MS, sent, hellos, settled, connects: 0, disconnects: 0 }
+        let disk = BTreeMap::new();
+        Self { agent, now_ms: NOW_MS, sent, hellos, settled, connects: 0, disconnects: 0, disk, keeps: Kept::Stored }
+    }
+
+    /// One that may store, connected.
+    fn storing() -> Self {
+        let mut device = Self::connected();
+        device.agent.set_class(device.now_ms, Class::Long);
+        device
+    }
+
+    /// Another page on the same device, where what was stored may have been sent.
+    fn next_page(self, sent: bool) -> Self {
+        let mut next = Self::new();
+        let start =
+            Start { site: "demo", stamp_ms: self.now_ms, random: [8; 10], class: Class::Long, ..Start::default() };
+        next.agent.start(&start).unwrap();
+        next.now_ms = self.now_ms;
+        next.disk = self.disk;
+        for batch in next.disk.values() {
+            next.agent.restore(next.now_ms, batch, sent).unwrap();
+        }
+        next
+    }
+
+    fn store(&mut self, what: &[u8]) {
+        let (replaces, rest) = what.split_at(STORED_AT / 2);
+        let (number, batch) = rest.split_at(STORED_AT / 2);
+        if self.keeps == Kept::Stored {
+            self.disk.remove(replaces);
+            self.disk.insert(number.to_vec(), batch.to_vec());
+        }
+        let id = BatchId {
+            sid: number[..16].try_into().unwrap(),
+            seq: u32::from_be_bytes(number[16..].try_into().unwrap()),
+        };
+        self.agent.stored(self.now_ms, &id, self.keeps);
     }
 
     fn connected() -> Self {
@@ -61,7 +107,13 @@ impl Device {
                     Sent::Bye(_) => panic!("nobody said bye"),
                 },
                 Command::Disconnect => self.disconnects += 1,
-                Command::Settled(settled) => self.settled.push(settled),
+                Command::Store(len) => self.store(&frame[..len]),
+                Command::Settled(settled) => {
+                    if settled.stored {
+                        self.disk.remove(&[&settled.id.sid[..], &settled.id.seq.to_be_bytes()].concat());
+                    }
+                    self.settled.push(settled);
+                }
                 Command::Wait(ms) => return Some(ms),
                 Command::Stopped => return None,
             }
@@ -263,6 +315,7 @@ fn eight_are_in_flight_and_an_answer_lets_the_next_go() {
             id: BatchId { sid: decode(&third).sid.try_into().unwrap(), seq: 3 },
             first_event: EventNumber(2),
             events: 1,
+            stored: false,
             outcome: Outcome::Acknowledged
         }]
     );
@@ -630,12 +683,12 @@ fn an_adopted_batch_is_resent_as_it_came_and_the_numbers_go_on() {
 fn what_is_no_batch_is_not_adopted() {
     let mut device = Device::new();
     for bytes in [&[][..], &[0x0a, 2, 1, 1], &[0x10, 1], &[0xff; 40]] {
-        assert_eq!(device.agent.adopt(bytes), Err(Malformed));
+        assert_eq!(device.agent.adopt(bytes), Err(NotAdopted::Malformed));
     }
     device.batch();
     let batch = [&[0x0a, 16][..], &[7; 16], &[0x10, 1]].concat();
     device.event("open").unwrap();
-    assert_eq!(device.agent.adopt(&batch), Err(Malformed), "a batch is open");
+    assert_eq!(device.agent.adopt(&batch), Err(NotAdopted::NoRoom), "a batch is open");
 }
 
 #[test]

@@ -46,7 +46,15 @@ fn agent(site: &str, language: &str, screen: (u32, u32)) -> Box<Agent> {
     let mut agent = Box::new(Agent::new());
     let (screen_width, screen_height) = screen;
     agent
-        .start(&Start { site, stamp_ms: NOW_MS, random: [7; 10], first_seq: 0, language, screen_width, screen_height })
+        .start(&Start {
+            site,
+            stamp_ms: NOW_MS,
+            random: [7; 10],
+            language,
+            screen_width,
+            screen_height,
+            ..Start::default()
+        })
         .unwrap();
     agent
 }
