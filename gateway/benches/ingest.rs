@@ -110,7 +110,9 @@ fn envelope(now_ms: u64, i: u32) -> Envelope {
 }
 
 fn take(ingest: &Ingest, client: &Client, envelope: &Envelope) -> Record {
-    ingest.take(client, "shop", envelope).expect("a good batch").record
+    let table = ingest.sites.table();
+    let site = table.admit("shop", client.origin.as_deref()).expect("the site's own origin");
+    ingest.take(&table, &site, client, envelope).expect("a good batch").record
 }
 
 fn cpu_seconds() -> f64 {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::capacity::Capacity;
 use crate::clock::SKEW_MAX_MS;
 use crate::ingest::Ingest;
 use crate::log::{LogError, Logged, Reader};
@@ -41,6 +42,7 @@ pub struct Applier {
     ingest: Arc<Ingest>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
+    capacity: Arc<Capacity>,
     /// The gateway is leaving: it is not ready any more, whatever Redis says.
     stop: CancellationToken,
     reader: Reader,
@@ -82,6 +84,8 @@ pub struct Start {
     pub last: Lsn,
     /// What the log commits from now on.
     pub groups: mpsc::Receiver<Vec<Logged>>,
+    /// Is told whether Redis counts.
+    pub capacity: Arc<Capacity>,
     /// The gateway is leaving.
     pub stop: CancellationToken,
 }
@@ -157,7 +161,7 @@ impl Applier {
         metrics: Arc<Metrics>,
         ready: Arc<AtomicBool>,
     ) -> Self {
-        let Start { shard, redis, gateway, reader, last, groups, stop } = start;
+        let Start { shard, redis, gateway, reader, last, groups, capacity, stop } = start;
         let (gateway, applied) = (gateway.to_string(), session.applied);
         let (waiting, next_report, replayed_through) = (VecDeque::new(), Instant::now(), last);
         Self {
@@ -167,6 +171,7 @@ impl Applier {
             ingest,
             metrics,
             ready,
+            capacity,
             stop,
             reader,
             groups,
@@ -188,11 +193,13 @@ impl Applier {
                 continue;
             };
             self.ready.store(true, Ordering::Relaxed);
+            self.capacity.redis_counts(true);
             let lost = match self.count(&mut current).await {
                 Ok(()) => return Ok(()),
                 Err(lost) => lost,
             };
             self.ready.store(false, Ordering::Relaxed);
+            self.capacity.redis_counts(false);
             match lost {
                 Lost::Fatal(error) => return Err(error),
                 Lost::Redis(error) => tracing::warn!(%error, "redis lost; batches wait in the log"),

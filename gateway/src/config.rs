@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::address::ForwardedHeader;
+use crate::capacity::WhenRedisIsAway;
 
 /// Settings of `tideline gateway`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -40,6 +41,9 @@ pub struct Config {
     pub geo_database: Option<PathBuf>,
     /// Threads that serve agents, each with a listener of its own. Default 0: one a core.
     pub cores: usize,
+    /// What becomes of batches while Redis does not count. `refuse`: their agents keep them. `store_and_forward`: they are
+    /// acknowledged once they are in this gateway's log. Default "refuse".
+    pub when_redis_is_away: WhenRedisIsAway,
     /// What one client may ask for.
     pub limits: Limits,
 }
@@ -85,6 +89,7 @@ impl Default for Config {
             proxy_protocol: false,
             geo_database: None,
             cores: 0,
+            when_redis_is_away: WhenRedisIsAway::default(),
             limits: Limits::default(),
         }
     }

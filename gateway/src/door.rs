@@ -7,17 +7,19 @@ use std::sync::atomic::AtomicBool;
 use axum::extract::Request;
 use http::header;
 use proto::Message;
+use proto::agent::{Envelope, ServerFrame};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::{ForwardedHeader, TrustedProxies, client_address};
-use crate::answer::Answer;
+use crate::answer::{self, Answer, Refusal};
+use crate::capacity::Capacity;
 use crate::config::Limits;
 use crate::ingest::{Accepted, Client, Ingest};
 use crate::log::{Submission, Waiter};
 use crate::metrics::Metrics;
-use crate::throttle::Throttles;
+use crate::throttle::{ConnectionThrottle, Throttles};
 
 /// 64 MiB: 64 of the largest records there are, or hundreds of thousands of ordinary events.
 pub const ROOM_KIB: u32 = 64 * 1024;
@@ -34,6 +36,8 @@ pub struct Door {
     pub log: mpsc::Sender<Submission>,
     /// What may be on its way to Redis at once, in KiB of records. Full: likewise.
     pub room: Arc<Semaphore>,
+    /// Whether anything can be taken at all.
+    pub capacity: Arc<Capacity>,
     /// How fast one may send.
     pub throttles: Arc<Throttles>,
     /// What one client may ask for.
@@ -56,6 +60,24 @@ pub struct Door {
     pub stop: CancellationToken,
 }
 
+/// What became of a transmission.
+#[derive(Debug)]
+pub enum Taken {
+    /// On its way into the log. Its answer comes to the session once Redis has it.
+    Submitted,
+    /// Not now: it keeps its number and comes again.
+    Later {
+        /// Says so to the agent.
+        frame: ServerFrame,
+        /// After this long.
+        wait_ms: u32,
+    },
+    /// Not taken, and nothing of it is remembered. Without a sid the bytes named no batch.
+    Refused(Refusal),
+    /// The gateway is leaving, or its log has failed: nobody knows what becomes of it.
+    Stopping,
+}
+
 impl Door {
     /// Who sent a request.
     pub fn client(&self, request: &Request) -> Client {
@@ -75,8 +97,45 @@ impl Door {
         }
     }
 
+    /// Takes one transmission: admit, throttle, decode and judge, then on its way to the log.
+    pub async fn take(
+        &self,
+        client: &Client,
+        site: &str,
+        envelope: &Envelope,
+        connection: Option<&ConnectionThrottle>,
+        transport: &'static str,
+        session: &mpsc::Sender<Answer>,
+    ) -> Taken {
+        let table = self.ingest.sites.table();
+        // Before the throttle: it keeps a line a site, and only for sites that there are.
+        let site = match table.admit(site, client.origin.as_deref()) {
+            Ok(site) => site,
+            Err(reason) => return Taken::Refused(Refusal::of_frame(reason)),
+        };
+        let name = || answer::name_of(&envelope.batch);
+        let asked_to_wait = match self.capacity.wait() {
+            // Everybody is asked at once, so each comes back at another moment.
+            Some(wait) => Err(wait + wait / 256 * (crc32c::crc32c(&name().0) & 0xff)),
+            None => self.throttles.take(connection, client.address, &site.name),
+        };
+        if let Err(wait) = asked_to_wait {
+            self.metrics.throttled.inc();
+            let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
+            let (sid, seq) = name();
+            return Taken::Later { frame: answer::throttle(sid, seq, wait_ms), wait_ms };
+        }
+        match self.ingest.take(&table, &site, client, envelope) {
+            Ok(accepted) => match self.submit(accepted, transport, session).await {
+                true => Taken::Submitted,
+                false => Taken::Stopping,
+            },
+            Err(refusal) => Taken::Refused(refusal),
+        }
+    }
+
     /// Hands an accepted batch to the log. Its answer comes to `session` once Redis has it. False: the gateway is stopping.
-    pub async fn submit(&self, accepted: Accepted, transport: &'static str, session: &mpsc::Sender<Answer>) -> bool {
+    async fn submit(&self, accepted: Accepted, transport: &'static str, session: &mpsc::Sender<Answer>) -> bool {
         let Accepted { sid, seq, record, refused, admission } = accepted;
         self.metrics.batch(transport);
         if let Some(reason) = refused {

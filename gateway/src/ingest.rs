@@ -61,10 +61,8 @@ pub struct Accepted {
 }
 
 impl Ingest {
-    /// Admit, decode, identify, validate, enrich.
-    pub fn take(&self, client: &Client, site: &str, envelope: &Envelope) -> Result<Accepted, Refusal> {
-        let table = self.sites.table();
-        let site = table.admit(site, client.origin.as_deref()).map_err(Refusal::of_frame)?;
+    /// Decode, identify, validate, enrich. `site` was admitted by `table`.
+    pub fn take(&self, table: &Table, site: &Site, client: &Client, envelope: &Envelope) -> Result<Accepted, Refusal> {
         // Registered before the clock is read: the watermark cannot pass an arrival that it has not seen.
         let admission = self.in_flight.admit(self.clock.now_ms());
         let arrived_ms = self.clock.now_ms();
@@ -74,13 +72,13 @@ impl Ingest {
                 let (sid, seq) = identify(&batch.sid, batch.seq, batch.class, arrived_ms)?;
                 let unavailable = || Refusal { sid: batch.sid.clone(), seq, reason: Reason::Unavailable };
                 let clocks = Clocks { arrived_ms, sent_ms: envelope.sent_ms };
-                let (record, refused) = self.record(&table, &site, client, &batch, clocks).ok_or_else(unavailable)?;
+                let (record, refused) = self.record(table, site, client, &batch, clocks).ok_or_else(unavailable)?;
                 Ok(Accepted { sid, seq, record, refused, admission })
             }
             Err(Undecodable::Malformed) => Err(Refusal::of_frame(Reason::Malformed)),
             Err(Undecodable::InvalidUtf8(head)) => {
                 let (sid, seq) = identify(&head.sid, head.seq, head.class, arrived_ms)?;
-                let record = refused_record(&site, &head, Reason::InvalidUtf8, arrived_ms);
+                let record = refused_record(site, &head, Reason::InvalidUtf8, arrived_ms);
                 Ok(Accepted { sid, seq, record, refused: Some(Reason::InvalidUtf8), admission })
             }
         }

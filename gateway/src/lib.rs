@@ -1,7 +1,8 @@
 //! A gateway: where an event enters the region. Its way, file by file:
 //!
-//! [`listen`] takes the connection (one runtime a core), [`routes`] leads it to [`stream`] (WebSocket) or [`post`], [`address`]
-//! says whose it is; [`door`] is what the cores share. [`throttle`] asks it to slow down, [`ingest`] turns a transmission into
+//! [`listen`] takes the connection (one runtime a core), [`routes`] leads it to [`stream`] (a WebSocket, for a [`session`]) or
+//! [`post`], [`address`] says whose it is. [`door`] is what the cores share, and a transmission's way in: [`capacity`] and
+//! [`throttle`] may ask it to come later, [`ingest`] turns a transmission into
 //! a record: [`sites`] admits, [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve
 //! what the bytes do not say. [`log`] makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells
 //! the agent.
@@ -12,6 +13,7 @@ pub mod agent_files;
 pub mod answer;
 pub mod apply;
 pub mod bots;
+pub mod capacity;
 pub mod clock;
 pub mod config;
 pub mod door;
@@ -27,6 +29,7 @@ pub mod post;
 pub mod proxy_protocol;
 pub mod routes;
 mod service;
+pub mod session;
 pub mod sites;
 pub mod source;
 pub mod stream;

@@ -13,8 +13,8 @@ use proto::agent::{Reason, ServerFrame};
 use proto::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::mpsc;
 
-use crate::answer::{Answer, Refusal, frames, name_of, throttle};
-use crate::door::Door;
+use crate::answer::{Answer, Refusal, frames};
+use crate::door::{Door, Taken};
 use crate::validate;
 
 /// A client on a page that is going away does not wait longer, and a proxy in between seldom.
@@ -34,35 +34,29 @@ pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response 
         Ok(envelope) => envelope,
         Err(reason) => return refuse(&door, &Refusal::of_frame(reason), origin),
     };
-    // Before the throttle: it keeps a line a site, and only for sites that there are.
-    if let Err(reason) = door.ingest.sites.table().admit(&envelope.site, client.origin.as_deref()) {
-        return refuse(&door, &Refusal::of_frame(reason), origin);
-    }
-    if let Err(wait) = door.throttles.take(None, client.address, &envelope.site) {
-        door.metrics.throttled.inc();
-        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-        let (sid, seq) = name_of(&envelope.batch);
-        let mut response = answer(StatusCode::TOO_MANY_REQUESTS, &throttle(sid, seq, wait_ms), origin);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
-        return response;
-    }
-    let accepted = match door.ingest.take(&client, &envelope.site, &envelope) {
-        Ok(accepted) => accepted,
-        Err(refusal) => return refuse(&door, &refusal, origin),
-    };
     let (session, mut answers) = mpsc::channel::<Answer>(1);
     let answered = tokio::time::timeout(ANSWER_MAX, async {
-        if door.submit(accepted, "post", &session).await { answers.recv().await } else { None }
+        match door.take(&client, &envelope.site, &envelope, None, "post", &session).await {
+            Taken::Submitted => Ok(answers.recv().await),
+            Taken::Stopping => Ok(None),
+            not_taken => Err(not_taken),
+        }
     });
     match answered.await {
-        Ok(Some(counted)) => {
+        Ok(Ok(Some(counted))) => {
             let status = if counted.refused.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
             let frame = frames(&[counted], door.ingest.clock.now_ms()).pop().unwrap_or_default();
             answer(status, &frame, origin)
         }
+        Ok(Err(Taken::Refused(refusal))) => refuse(&door, &refusal, origin),
+        Ok(Err(Taken::Later { frame, wait_ms })) => {
+            let mut response = answer(StatusCode::TOO_MANY_REQUESTS, &frame, origin);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
+            response
+        }
         // It may be counted yet, so the answer does not name it: to the agent a named refusal means that it was not taken, and
         // a batch that was never taken may get another number.
-        Ok(None) | Err(_) => refuse(&door, &Refusal::of_frame(Reason::Unavailable), origin),
+        Ok(Ok(None) | Err(_)) | Err(_) => refuse(&door, &Refusal::of_frame(Reason::Unavailable), origin),
     }
 }
 

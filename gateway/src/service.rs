@@ -18,6 +18,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::address::TrustedProxies;
 use crate::admin::{self, Admin};
 use crate::apply::{self, Applier, ApplyError, Session, Start};
+use crate::capacity::Capacity;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::door::{Door, ROOM_KIB};
@@ -88,6 +89,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::new(&mut registry));
     let ready = Arc::new(AtomicBool::new(false));
     let dial: Arc<dyn Dial> = Arc::new(Dialer::with_token_file(&config.uplink, &config.uplink_token_file)?);
+    let capacity = Arc::new(Capacity::new(config.when_redis_is_away));
     let mut folder = Folder::open(&config.data)?;
     let ingest = Arc::new(Ingest {
         sites: Sites::default(),
@@ -154,6 +156,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         reader,
         last,
         groups,
+        capacity: Arc::clone(&capacity),
         stop: stop.clone(),
     };
     let applier = Applier::new(start, &session.redis, Arc::clone(&ingest), Arc::clone(&metrics), Arc::clone(&ready));
@@ -174,6 +177,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         ingest: Arc::clone(&ingest),
         log: submit.clone(),
         room: Arc::clone(&room),
+        capacity: Arc::clone(&capacity),
         throttles: Arc::clone(&throttles),
         limits: config.limits.clone(),
         trusted_proxies: TrustedProxies::new(config.trusted_proxies.clone()),

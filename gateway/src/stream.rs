@@ -1,19 +1,16 @@
-//! A session: one agent on one WebSocket, on one core, from its Hello to its end.
+//! A session's frames over a WebSocket: one binary message a frame.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use proto::Message as _;
-use proto::agent::{Config, Drain, Envelope, Reason, ServerFrame, Welcome, client_frame, server_frame::Frame};
+use proto::agent::{Reason, ServerFrame};
 use proto::limits::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -21,23 +18,12 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use crate::answer::{self, Answer, Refusal, frame, throttle};
 use crate::door::Door;
-use crate::ingest::Client;
-use crate::throttle::ConnectionThrottle;
+use crate::session::{self, Close, Gone, Received, Transport};
 use crate::validate;
 
-/// Batches of one session between arrival and answer; beyond it the session reads no further. Agents keep to 8.
-const IN_FLIGHT_MAX: usize = 64;
 /// A small buffer a connection: what an idle agent costs. A larger message grows it for as long as it takes.
 const BUFFER_BYTES: usize = 1024;
-/// How long an open batch may wait in the agent.
-const FLUSH_INTERVAL_MS: u32 = 500;
-/// Agents leave a draining gateway within this time, each at a random moment of it.
-const DRAIN_WITHIN_MS: u32 = 2_000;
-const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// A client that does not read its answers is cut.
-const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// `GET /v1/stream`: switches to WebSocket.
 pub async fn upgrade(State(door): State<Arc<Door>>, mut request: Request) -> Response {
@@ -52,7 +38,7 @@ pub async fn upgrade(State(door): State<Arc<Door>>, mut request: Request) -> Res
     let sessions = door.sessions.clone();
     sessions.spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => Session::new(upgraded, client, door).await.run().await,
+            Ok(upgraded) => session::serve(WebSocket::new(upgraded).await, client, door).await,
             Err(error) => tracing::debug!(%error, "an upgrade did not complete"),
         }
     });
@@ -76,206 +62,74 @@ fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()
 }
 
-struct Session {
+/// The server's end of one.
+struct WebSocket {
     socket: WebSocketStream<TokioIo<Upgraded>>,
-    client: Client,
-    door: Arc<Door>,
-    throttle: ConnectionThrottle,
-    /// Named by the Hello.
-    site: Option<String>,
-    answers: mpsc::Receiver<Answer>,
-    answer_to: mpsc::Sender<Answer>,
-    in_flight: usize,
+    /// What came broke the rules of WebSockets, not only ours.
+    broken: bool,
 }
 
-/// How a session ends.
-enum End {
-    /// The other side is gone.
-    Gone,
-    /// With these words.
-    Close(CloseCode, Option<Refusal>),
-}
-
-impl From<WsError> for End {
-    fn from(error: WsError) -> Self {
-        match error {
-            WsError::Capacity(CapacityError::MessageTooLong { .. }) => {
-                Self::Close(CloseCode::Size, Some(Refusal::of_frame(Reason::FrameTooLarge)))
-            }
-            WsError::Protocol(_) | WsError::Utf8(_) | WsError::Capacity(_) => {
-                Self::Close(CloseCode::Protocol, Some(Refusal::of_frame(Reason::Malformed)))
-            }
-            _ => Self::Gone,
-        }
-    }
-}
-
-impl Session {
-    async fn new(upgraded: Upgraded, client: Client, door: Arc<Door>) -> Self {
+impl WebSocket {
+    async fn new(upgraded: Upgraded) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(BUFFER_BYTES)
             .max_frame_size(Some(FRAME_BYTES_MAX))
             .max_message_size(Some(MESSAGE_BYTES_MAX));
         let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        let (answer_to, answers) = mpsc::channel(IN_FLIGHT_MAX);
-        let throttle = door.throttles.connection();
-        Self { socket, client, door, throttle, site: None, answers, answer_to, in_flight: 0 }
+        Self { socket, broken: false }
     }
 
-    async fn run(mut self) {
-        let connections = self.door.metrics.connections.clone();
-        connections.inc();
-        let end = match self.serve().await {
-            Ok(()) => End::Close(CloseCode::Normal, None),
-            Err(end) => end,
+    fn code(&self, reason: Reason) -> CloseCode {
+        match reason {
+            _ if self.broken => CloseCode::Protocol,
+            Reason::FrameTooLarge => CloseCode::Size,
+            Reason::TextFrame => CloseCode::Unsupported,
+            Reason::UnknownSite | Reason::WrongOrigin | Reason::HelloMissing => CloseCode::Policy,
+            _ => CloseCode::Invalid,
+        }
+    }
+}
+
+impl Transport for WebSocket {
+    const NAME: &'static str = "websocket";
+
+    async fn receive(&mut self) -> Received {
+        match self.socket.next().await {
+            Some(Ok(Message::Binary(bytes))) => Received::Frame(bytes),
+            Some(Ok(Message::Text(_))) => Received::Refused(Reason::TextFrame),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Received::Alive,
+            Some(Err(WsError::Capacity(CapacityError::MessageTooLong { .. }))) => {
+                Received::Refused(Reason::FrameTooLarge)
+            }
+            Some(Err(WsError::Protocol(_) | WsError::Utf8(_) | WsError::Capacity(_))) => {
+                self.broken = true;
+                Received::Refused(Reason::Malformed)
+            }
+            Some(Ok(Message::Close(_)) | Err(_)) | None => Received::Gone,
+        }
+    }
+
+    async fn send(&mut self, frames: &[ServerFrame]) -> Result<(), Gone> {
+        for frame in frames {
+            self.socket.feed(Message::binary(frame.encode_to_vec())).await.map_err(|_| Gone)?;
+        }
+        self.socket.flush().await.map_err(|_| Gone)
+    }
+
+    async fn ask(&mut self) -> Result<(), Gone> {
+        self.socket.send(Message::Ping(bytes::Bytes::new())).await.map_err(|_| Gone)
+    }
+
+    async fn close(mut self, close: &Close) {
+        let (code, reason) = match close {
+            Close::Done => (CloseCode::Normal, ""),
+            Close::Away => (CloseCode::Away, ""),
+            Close::Refused(refusal) => (self.code(refusal.reason), validate::label(refusal.reason)),
         };
-        if let End::Close(code, refusal) = end {
-            // Who is refused hears why; then the socket closes. Nobody is waited for longer than a write may take.
-            let _ = tokio::time::timeout(WRITE_MAX, self.close(code, refusal)).await;
+        if self.socket.close(Some(CloseFrame { code, reason: reason.into() })).await.is_ok() {
+            // The other side's Close, so that its last bytes are not answered with a reset that takes ours with it.
+            while let Some(Ok(_)) = self.socket.next().await {}
         }
-        connections.dec();
-    }
-
-    /// Until the agent says Bye, the gateway leaves, or the connection is at its end.
-    async fn serve(&mut self) -> Result<(), End> {
-        let idle = Duration::from_secs(self.door.limits.idle_s);
-        let (mut heard, mut asked) = (Instant::now(), false);
-        let mut answered = Vec::new();
-        let mut leaving: Option<Instant> = None;
-        loop {
-            let deadline = leaving.unwrap_or(heard + idle * if asked { 2 } else { 1 });
-            tokio::select! {
-                count = self.answers.recv_many(&mut answered, IN_FLIGHT_MAX) => {
-                    self.in_flight -= count;
-                    self.send(&answer::frames(&answered, self.door.ingest.clock.now_ms())).await?;
-                    answered.clear();
-                    if leaving.is_some() && self.in_flight == 0 {
-                        return Ok(());
-                    }
-                }
-                message = self.socket.next(), if self.in_flight < IN_FLIGHT_MAX => {
-                    (heard, asked) = (Instant::now(), false);
-                    if self.take_all(message).await? {
-                        leaving = Some(Instant::now() + DRAIN_MAX);
-                        if self.in_flight == 0 {
-                            return Ok(());
-                        }
-                    }
-                }
-                () = self.door.stop.cancelled(), if leaving.is_none() => {
-                    self.send(&[frame(Frame::Drain(Drain { within_ms: DRAIN_WITHIN_MS }))]).await?;
-                    leaving = Some(Instant::now() + DRAIN_MAX);
-                    if self.in_flight == 0 {
-                        return Ok(());
-                    }
-                }
-                () = tokio::time::sleep_until(deadline) => {
-                    if leaving.is_some() || asked {
-                        return Err(End::Close(CloseCode::Away, None));
-                    }
-                    asked = true;
-                    self.write(Message::Ping(bytes::Bytes::new())).await?;
-                }
-            }
-        }
-    }
-
-    /// This message and every other that is there already: their batches share a flush and their answers a write. True after a Bye.
-    async fn take_all(&mut self, first: Option<Result<Message, WsError>>) -> Result<bool, End> {
-        let mut next = Some(first);
-        while let Some(message) = next {
-            let bytes = match message.ok_or(End::Gone)?? {
-                Message::Binary(bytes) => bytes,
-                Message::Text(_) => {
-                    return Err(End::Close(CloseCode::Unsupported, Some(Refusal::of_frame(Reason::TextFrame))));
-                }
-                Message::Close(_) => return Err(End::Gone),
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => bytes::Bytes::new(),
-            };
-            if !bytes.is_empty() && self.take(&bytes).await? {
-                return Ok(true);
-            }
-            next = if self.in_flight < IN_FLIGHT_MAX { self.socket.next().now_or_never() } else { None };
-        }
-        Ok(false)
-    }
-
-    async fn take(&mut self, bytes: &[u8]) -> Result<bool, End> {
-        let malformed = |reason| End::Close(CloseCode::Invalid, Some(Refusal::of_frame(reason)));
-        match validate::decode_frame(bytes).map_err(malformed)?.frame {
-            Some(client_frame::Frame::Hello(hello)) => {
-                let admitted = self.door.ingest.sites.table().admit(&hello.site, self.client.origin.as_deref());
-                admitted.map_err(|reason| End::Close(CloseCode::Policy, Some(Refusal::of_frame(reason))))?;
-                self.site = Some(hello.site);
-                let welcome = Welcome {
-                    server_ms: self.door.ingest.clock.now_ms(),
-                    region: self.door.region.clone(),
-                    config: Some(Config { flush_interval_ms: FLUSH_INTERVAL_MS }),
-                };
-                self.send(&[frame(Frame::Welcome(welcome))]).await?;
-            }
-            Some(client_frame::Frame::Batch(envelope)) => self.take_batch(&envelope).await?,
-            Some(client_frame::Frame::Bye(_)) => return Ok(true),
-            None => {} // of a later version
-        }
-        Ok(false)
-    }
-
-    async fn take_batch(&mut self, envelope: &Envelope) -> Result<(), End> {
-        let site = match &self.site {
-            Some(site) if envelope.site.is_empty() || envelope.site == *site => site,
-            Some(_) => return Err(End::Close(CloseCode::Policy, Some(Refusal::of_frame(Reason::UnknownSite)))),
-            None => return Err(End::Close(CloseCode::Policy, Some(Refusal::of_frame(Reason::HelloMissing)))),
-        };
-        if let Err(wait) = self.door.throttles.take(Some(&self.throttle), self.client.address, site) {
-            self.door.metrics.throttled.inc();
-            let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1);
-            let (sid, seq) = answer::name_of(&envelope.batch);
-            return self.send(&[throttle(sid, seq, wait_ms)]).await;
-        }
-        match self.door.ingest.take(&self.client, site, envelope) {
-            Ok(accepted) => {
-                self.in_flight += 1;
-                if self.door.submit(accepted, "websocket", &self.answer_to).await {
-                    Ok(())
-                } else {
-                    Err(End::Close(CloseCode::Away, None))
-                }
-            }
-            Err(refusal) if refusal.sid.is_empty() => Err(End::Close(CloseCode::Invalid, Some(refusal))),
-            Err(refusal) => {
-                self.door.metrics.refused(refusal.reason);
-                self.send(&[refusal.to_frame(self.door.ingest.clock.now_ms())]).await
-            }
-        }
-    }
-
-    /// All of them in one write.
-    async fn send(&mut self, frames: &[ServerFrame]) -> Result<(), End> {
-        let write = async {
-            for frame in frames {
-                self.socket.feed(Message::binary(frame.encode_to_vec())).await?;
-            }
-            self.socket.flush().await
-        };
-        tokio::time::timeout(WRITE_MAX, write).await.map_err(|_| End::Gone)?.map_err(End::from)
-    }
-
-    async fn write(&mut self, message: Message) -> Result<(), End> {
-        tokio::time::timeout(WRITE_MAX, self.socket.send(message)).await.map_err(|_| End::Gone)?.map_err(End::from)
-    }
-
-    async fn close(&mut self, code: CloseCode, refusal: Option<Refusal>) -> Result<(), End> {
-        let mut reason = "";
-        if let Some(refusal) = refusal {
-            self.door.metrics.refused(refusal.reason);
-            reason = validate::label(refusal.reason);
-            self.send(&[refusal.to_frame(self.door.ingest.clock.now_ms())]).await?;
-        }
-        self.socket.close(Some(CloseFrame { code, reason: reason.into() })).await?;
-        // The other side's Close, so that its last bytes are not answered with a reset that takes ours with it.
-        while let Some(Ok(_)) = self.socket.next().await {}
-        Ok(())
     }
 }

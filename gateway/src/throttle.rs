@@ -4,41 +4,55 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter};
+use governor::clock::Clock as _;
+use governor::state::{InMemoryState, NotKeyed, keyed::DefaultKeyedStateStore};
+use governor::{NotUntil, Quota, RateLimiter};
 
 use crate::config::Limits;
 
 /// Shared by the cores.
 pub struct Throttles {
-    clock: DefaultClock,
-    addresses: DefaultKeyedRateLimiter<IpAddr>,
-    sites: DefaultKeyedRateLimiter<String>,
+    addresses: RateLimiter<IpAddr, DefaultKeyedStateStore<IpAddr>, Timer>,
+    sites: RateLimiter<String, DefaultKeyedStateStore<String>, Timer>,
     connection: Quota,
 }
 
 /// Of one connection.
-pub struct ConnectionThrottle(DefaultDirectRateLimiter);
+pub struct ConnectionThrottle(RateLimiter<NotKeyed, InMemoryState, Timer>);
+
+/// The clock of the runtime's timers: whoever is asked to wait waits by the same.
+#[derive(Clone)]
+struct Timer;
+
+impl governor::clock::Clock for Timer {
+    type Instant = std::time::Instant;
+
+    fn now(&self) -> Self::Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}
 
 impl Throttles {
     /// From the settings.
     pub fn new(limits: &Limits) -> Self {
         Self {
-            clock: DefaultClock::default(),
-            addresses: RateLimiter::keyed(quota(limits.address_batches_per_s, limits.address_batches_burst)),
-            sites: RateLimiter::keyed(quota(limits.site_batches_per_s, limits.site_batches_burst)),
+            addresses: RateLimiter::dashmap_with_clock(
+                quota(limits.address_batches_per_s, limits.address_batches_burst),
+                Timer,
+            ),
+            sites: RateLimiter::dashmap_with_clock(quota(limits.site_batches_per_s, limits.site_batches_burst), Timer),
             connection: quota(limits.connection_batches_per_s, limits.connection_batches_burst),
         }
     }
 
     /// For a new connection.
     pub fn connection(&self) -> ConnectionThrottle {
-        ConnectionThrottle(RateLimiter::direct(self.connection))
+        ConnectionThrottle(RateLimiter::direct_with_clock(self.connection, Timer))
     }
 
     /// One batch; how long to wait if it comes too early.
     pub fn take(&self, connection: Option<&ConnectionThrottle>, address: IpAddr, site: &str) -> Result<(), Duration> {
-        let wait = |not_until: NotUntil<_>| not_until.wait_time_from(self.clock.now());
+        let wait = |not_until: NotUntil<_>| not_until.wait_time_from(Timer.now());
         if let Some(ConnectionThrottle(limiter)) = connection {
             limiter.check().map_err(wait)?;
         }

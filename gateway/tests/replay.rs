@@ -94,7 +94,8 @@ impl RunningGateway {
         let log_metrics = Arc::clone(&metrics);
         std::thread::spawn(move || opened.log.run(submissions, &commit, &log_metrics).unwrap());
         let (reader, last, stop) = (opened.reader, opened.last, CancellationToken::new());
-        let start = Start { shard: SHARD, redis: redis.url(), gateway, reader, last, groups, stop };
+        let capacity = Arc::default();
+        let start = Start { shard: SHARD, redis: redis.url(), gateway, reader, last, groups, capacity, stop };
         let applier = Applier::new(start, &session, ingest, metrics, Arc::new(AtomicBool::new(false)));
         let (to_session, answers) = mpsc::channel(64);
         let sid = Sid::from_parts(1_800_000_000_000, [7; 10]);
