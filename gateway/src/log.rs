@@ -7,6 +7,7 @@ mod read;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod trim;
 mod write;
 
 use std::io;
@@ -17,6 +18,7 @@ use regional_redis::Lsn;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub use read::Reader;
+pub use trim::{Allowed, Trimmer};
 pub use write::{Log, Opened};
 
 use crate::answer::Answer;
@@ -90,6 +92,16 @@ pub enum LogError {
         path: PathBuf,
         /// Its format.
         found: u32,
+    },
+    /// What is asked for was deleted, because nobody could need it any more.
+    #[error("record {wanted} of the log in {} is gone: it was accepted by central, and the log begins at record {first}. Redis must not stand before it; was it restored from an old copy?", path.display())]
+    Trimmed {
+        /// The folder.
+        path: PathBuf,
+        /// The record.
+        wanted: Lsn,
+        /// The first that is kept.
+        first: Lsn,
     },
     /// A record is missing between two segments.
     #[error("the log in {} has no record {missing}: a segment is missing; restore it from a copy", path.display())]

@@ -19,7 +19,7 @@ pub struct Reader {
 }
 
 #[derive(Debug)]
-struct Position {
+pub(super) struct Position {
     segment: PathBuf,
     bytes: Vec<u8>,
     offset: usize,
@@ -66,6 +66,11 @@ impl Reader {
             Some(at) => at,
             None => {
                 let missing = || LogError::Missing { path: self.folder.clone(), missing: lsn };
+                if let Some((first, _)) = segments(&self.folder)?.first()
+                    && lsn < *first
+                {
+                    return Err(LogError::Trimmed { path: self.folder.clone(), wanted: lsn, first: *first });
+                }
                 Position::open(&self.folder, lsn)?.and_then(|at| at.forward(lsn).transpose()).ok_or_else(missing)??
             }
         };
@@ -80,9 +85,24 @@ impl Position {
         let Some((_, segment)) = segments(folder)?.into_iter().rev().find(|(first, _)| *first <= lsn) else {
             return Ok(None);
         };
-        let bytes = fs::read(&segment).map_err(|source| LogError::Io { path: segment.clone(), source })?;
-        let header = header(&segment, &bytes)?;
-        Ok(Some(Self { segment, bytes, offset: HEADER_BYTES, next: header.first }))
+        Self::at_start(&segment).map(Some)
+    }
+
+    /// Before the first group of a segment.
+    pub(super) fn at_start(segment: &Path) -> Result<Self, LogError> {
+        let bytes = fs::read(segment).map_err(|source| LogError::Io { path: segment.to_owned(), source })?;
+        let header = header(segment, &bytes)?;
+        Ok(Self { segment: segment.to_owned(), bytes, offset: HEADER_BYTES, next: header.first })
+    }
+
+    /// The group that begins here; the position moves behind it.
+    pub(super) fn next_group(&mut self) -> Result<Option<Group<'_>>, LogError> {
+        let Some(group) = Group::read(&self.bytes, self.offset) else {
+            self.check_end()?;
+            return Ok(None);
+        };
+        (self.offset, self.next) = (group.end, Lsn(group.first.0 + u64::from(group.count)));
+        Ok(Some(group))
     }
 
     /// At the group with `lsn`; `None` if the segment ends before it.
@@ -94,11 +114,17 @@ impl Position {
             }
             (self.offset, self.next) = (group.end, behind);
         }
+        self.check_end()?;
+        Ok(None)
+    }
+
+    /// No group begins here: that is the end only if none follows.
+    fn check_end(&self) -> Result<(), LogError> {
         if segment::group_follows(&self.bytes, self.offset) {
             let what = "a group has a wrong checksum";
-            return Err(LogError::Damaged { path: self.segment, at: self.offset as u64, what });
+            return Err(LogError::Damaged { path: self.segment.clone(), at: self.offset as u64, what });
         }
-        Ok(None)
+        Ok(())
     }
 }
 

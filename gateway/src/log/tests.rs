@@ -14,14 +14,26 @@ use crate::in_flight::InFlight;
 
 const GATEWAY: Uuid = Uuid::from_u128(7);
 
-fn submissions(names: &[&str]) -> Vec<Submission> {
+pub fn submission(record: Record) -> Submission {
     let (session, _) = mpsc::channel(1);
     let answer = Answer { sid: Sid::from_parts(0, [0; 10]), seq: 1, refused: None };
-    let room = Arc::new(Semaphore::new(names.len()));
-    let permit = || Arc::clone(&room).try_acquire_owned().unwrap();
-    let waiter =
-        || Waiter { answer, session: session.clone(), admission: InFlight::default().admit(0), room: permit() };
-    names.iter().map(|name| Submission { record: record(name), waiter: waiter() }).collect()
+    let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    Submission { record, waiter: Waiter { answer, session, admission: InFlight::default().admit(0), room } }
+}
+
+/// A group in a segment of its own for each list.
+pub fn log_of_segments(folder: &Path, groups: Vec<Vec<Submission>>) {
+    let mut log = open(folder).unwrap().log;
+    for (i, group) in groups.into_iter().enumerate() {
+        if i > 0 {
+            log.end_segment();
+        }
+        log.commit(group).unwrap();
+    }
+}
+
+fn submissions(names: &[&str]) -> Vec<Submission> {
+    names.iter().map(|name| submission(record(name))).collect()
 }
 
 fn record(site: &str) -> Record {

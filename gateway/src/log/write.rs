@@ -132,6 +132,12 @@ impl Log {
         Ok(logged)
     }
 
+    /// The next group opens a new segment.
+    #[cfg(test)]
+    pub(super) fn end_segment(&mut self) {
+        self.size = self.end;
+    }
+
     /// A new segment is complete before it has its name: a crash leaves the old last segment or this one.
     fn create_segment(folder: &Path, gateway: Uuid, shard: Shard, first: Lsn, needs: u64) -> io::Result<Self> {
         let path = folder.join(format!("{:020}.log", first.0));
