@@ -3,12 +3,15 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use proto::Message as _;
 use proto::uplink::{FlushId, FlushRows, GatewayPosition, Kind, LedgerRow, RollupRow, UniqueRow, VisitRow};
 
 use super::manifest::{Manifest, Stream, Turn};
 use super::rows::Origin;
 use super::writer::Writer;
-use super::{Flush, Statement, StoreConfig, StoreError, table};
+use super::{Flush, Parts, Statement, StoreConfig, StoreError, table};
+
+mod raw;
 
 const SITE: &str = "shop.example";
 
@@ -126,6 +129,28 @@ fn a_flush_cut_short_anywhere_counts_once() {
         assert_eq!(writer.accepted("r", 3).unwrap().vector, flush.vector);
         drop((writer, readers));
     }
+}
+
+/// Hours of an outage come as one flush, which nobody holds in memory at once.
+#[test]
+fn a_flush_that_waited_in_a_file_counts_like_any_other() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let config = StoreConfig { path: folder.path().to_owned(), ..Default::default() };
+    let (mut writer, readers) = Writer::open(&config).unwrap();
+    let spool = folder.path().to_owned();
+    let mut parts = Parts::default();
+    for minute in 0..50 {
+        let row =
+            RollupRow { site: SITE.to_owned(), minute, value: "x".repeat(1 << 20), pageviews: 1, ..Default::default() };
+        parts.push(FlushRows { rollups: vec![row], ..Default::default() }.encode_to_vec(), Some(&spool)).unwrap();
+    }
+    for (n, rows) in [(0, parts.clone()), (1, parts)] {
+        writer.accept(Flush { rows, ..flush(1, n, 1) }).unwrap();
+    }
+    let counted = Statement::new("SELECT sum(pageviews), uniqExact(t) FROM tideline.rollup_1m");
+    assert_eq!(serde_json::json!(writer.connection().rows(&counted).unwrap()), serde_json::json!([[100, 50]]));
+    drop((writer, readers));
 }
 
 /// What the first version made lacks columns and tables of today's.
