@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+pub use harness::{ORIGIN, SITE};
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub const TIDELINE: &str = env!("CARGO_BIN_EXE_tideline");
-pub const SITE: &str = "shop";
-pub const ORIGIN: &str = "https://shop.example";
 /// An overloaded machine opens the store in tens of seconds.
 const START_MAX: Duration = Duration::from_secs(90);
 /// A cut every ten seconds, and the rest of the way.

@@ -5,8 +5,9 @@
 
 mod bad_input;
 mod instance;
-mod page;
 mod proxies;
 mod start;
 mod survival;
 mod visits;
+
+use harness::page;

@@ -8,25 +8,30 @@ use proto::Message as _;
 use proto::agent::{Ack, Batch, ClientFrame, Envelope, Event, Hello, Reject, ServerFrame, client_frame, server_frame};
 use proto::sid::Sid;
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-use crate::instance::{ORIGIN, SITE};
+use crate::{ORIGIN, SITE};
 
+/// The usual browser.
 pub const CHROME: &str =
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/141.0.0.0 Safari/537.36";
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// A connection that has said Hello.
 pub struct Page {
+    /// The WebSocket itself.
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 /// Who a page says it is.
 pub struct Visitor<'a> {
+    /// The header.
     pub user_agent: &'a str,
+    /// What a proxy says of the client's address.
     pub forwarded_for: Option<&'a str>,
+    /// The page's.
     pub origin: &'a str,
 }
 
@@ -37,10 +42,12 @@ impl Default for Visitor<'_> {
 }
 
 impl Page {
+    /// As the usual visitor.
     pub async fn open(gateway: SocketAddr) -> Self {
         Self::open_as(gateway, &Visitor::default()).await
     }
 
+    /// Connected, and welcome.
     pub async fn open_as(gateway: SocketAddr, visitor: &Visitor<'_>) -> Self {
         let mut page = Self::connect(gateway, visitor).await;
         page.hello(SITE).await;
@@ -50,35 +57,57 @@ impl Page {
 
     /// Without a Hello.
     pub async fn connect(gateway: SocketAddr, visitor: &Visitor<'_>) -> Self {
+        Self::try_connect(gateway, visitor).await.unwrap()
+    }
+
+    /// As [`Page::connect`], where nobody may be there.
+    pub async fn try_connect(gateway: SocketAddr, visitor: &Visitor<'_>) -> Result<Self, Error> {
         let mut request = format!("ws://{gateway}/v1/stream").into_client_request().unwrap();
         request.headers_mut().insert("origin", visitor.origin.parse().unwrap());
         request.headers_mut().insert("user-agent", visitor.user_agent.parse().unwrap());
         if let Some(address) = visitor.forwarded_for {
             request.headers_mut().insert("x-forwarded-for", address.parse().unwrap());
         }
-        let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
-        Self { socket }
+        let (socket, _) = tokio_tungstenite::connect_async(request).await?;
+        Ok(Self { socket })
     }
 
+    /// Names the site.
     pub async fn hello(&mut self, site: &str) {
+        self.try_hello(site).await.unwrap();
+    }
+
+    /// As [`Page::hello`], on a connection that may be gone.
+    pub async fn try_hello(&mut self, site: &str) -> Result<(), Error> {
         let hello = Hello { site: site.into(), agent_version: "test".into() };
-        self.send(client_frame::Frame::Hello(hello)).await;
+        self.try_send(client_frame::Frame::Hello(hello)).await
     }
 
+    /// Sends any frame.
     pub async fn send(&mut self, frame: client_frame::Frame) {
-        let bytes = ClientFrame { frame: Some(frame) }.encode_to_vec();
-        self.socket.send(Message::binary(bytes)).await.unwrap();
+        self.try_send(frame).await.unwrap();
     }
 
+    /// As [`Page::send`], on a connection that may be gone.
+    pub async fn try_send(&mut self, frame: client_frame::Frame) -> Result<(), Error> {
+        let bytes = ClientFrame { frame: Some(frame) }.encode_to_vec();
+        self.socket.send(Message::binary(bytes)).await
+    }
+
+    /// Sends a batch as it is now.
     pub async fn batch(&mut self, batch: &Batch) {
         self.send(client_frame::Frame::Batch(envelope(batch))).await;
     }
 
     /// The next frame; `None` once the gateway has closed.
     pub async fn frame(&mut self) -> Option<server_frame::Frame> {
+        tokio::time::timeout(ANSWER_MAX, self.frame_or_closed()).await.expect("an answer in time")
+    }
+
+    /// As [`Page::frame`], for as long as it takes.
+    pub async fn frame_or_closed(&mut self) -> Option<server_frame::Frame> {
         loop {
-            let message = tokio::time::timeout(ANSWER_MAX, self.socket.next()).await.expect("an answer in time");
-            match message {
+            match self.socket.next().await {
                 Some(Ok(Message::Binary(bytes))) => return ServerFrame::decode(&bytes[..]).unwrap().frame,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(_)) | Some(Err(_)) | None => return None,
@@ -86,6 +115,7 @@ impl Page {
         }
     }
 
+    /// The next frame, an acknowledgement.
     pub async fn acknowledged(&mut self) -> Ack {
         match self.frame().await {
             Some(server_frame::Frame::Ack(ack)) => ack,
@@ -93,6 +123,7 @@ impl Page {
         }
     }
 
+    /// The next frame, a refusal.
     pub async fn rejected(&mut self) -> Reject {
         match self.frame().await {
             Some(server_frame::Frame::Reject(reject)) => reject,
@@ -119,6 +150,7 @@ pub fn sid(stamp_ms: u64) -> Sid {
     Sid::from_parts(stamp_ms, rand::random())
 }
 
+/// The time, Unix milliseconds.
 pub fn now_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64
 }

@@ -1,0 +1,143 @@
+//! Pages that send numbered batches to the region's gateways, keep each until it has an outcome, move between the gateways
+//! and come back after everything that can happen to a connection.
+
+mod agent;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use agent::Agent;
+
+/// How much is sent. Every agent is one visitor with an address of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Pages at once: at most 60,000.
+    pub agents: u32,
+    /// Of one page, from one batch to the next.
+    pub every: Duration,
+    /// Events of a batch: one custom event, the others pageviews.
+    pub events: u32,
+    /// Share of transmissions that repeat a batch which was acknowledged long ago.
+    pub repeated: f64,
+}
+
+impl Default for Plan {
+    /// About 100 batches a second, enough that every group commit and every cut holds some.
+    fn default() -> Self {
+        Self { agents: 20, every: Duration::from_millis(200), events: 3, repeated: 0.05 }
+    }
+}
+
+/// What the pages know at the end.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// Every batch that was numbered and transmitted: stream and number, and how many events it holds.
+    pub batches: BTreeMap<([u8; 16], u32), u32>,
+    /// Of these, acknowledged.
+    pub acknowledged: u64,
+    /// Transmissions, repeats included.
+    pub transmissions: u64,
+    /// Pageviews by path; every batch has paths of its own, shared with few others, so that a wrong count has a place.
+    pub pages: BTreeMap<String, u64>,
+    /// Custom events.
+    pub custom: u64,
+    /// Connections that were lost or refused and made again.
+    pub reconnects: u64,
+    /// Of these, without a Drain before and not asked for by the page.
+    pub broken: u64,
+    /// Answers that a batch which is right must not get, in words.
+    pub refusals: Vec<String>,
+    /// Visitors.
+    pub visitors: u64,
+}
+
+impl Sent {
+    /// Events in all.
+    pub fn events(&self) -> u64 {
+        self.batches.values().map(|&events| u64::from(events)).sum()
+    }
+
+    /// Pageviews in all.
+    pub fn pageviews(&self) -> u64 {
+        self.pages.values().sum()
+    }
+}
+
+/// What the agents share.
+#[derive(Debug, Default)]
+struct Shared {
+    doors: Mutex<Vec<SocketAddr>>,
+    sent: Mutex<Sent>,
+    stop: CancellationToken,
+}
+
+/// A load that runs until it is finished or dropped.
+#[derive(Debug)]
+pub struct Load {
+    shared: Arc<Shared>,
+    agents: JoinSet<()>,
+}
+
+impl Load {
+    /// Begins to send to these gateways, each page to one at random, another after each lost connection.
+    pub fn start(plan: Plan, doors: Vec<SocketAddr>) -> Self {
+        let shared = Arc::new(Shared { doors: Mutex::new(doors), ..Default::default() });
+        shared.sent.lock().unwrap().visitors = u64::from(plan.agents);
+        let run: u8 = rand::random();
+        let agents = (0..plan.agents).map(|number| Agent::new(Arc::clone(&shared), plan, run, number).run()).collect();
+        Self { shared, agents }
+    }
+
+    /// From now on connections go to these gateways; open ones stay.
+    pub fn point_at(&self, doors: Vec<SocketAddr>) {
+        *self.shared.doors.lock().unwrap() = doors;
+    }
+
+    /// Batches acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.sent.lock().unwrap().acknowledged
+    }
+
+    /// What was sent so far.
+    pub fn sent(&self) -> Sent {
+        self.shared.sent.lock().unwrap().clone()
+    }
+
+    /// Waits until so many more batches are acknowledged, and says how long that took.
+    pub async fn more(&self, batches: u64, within: Duration) -> Result<Duration, String> {
+        let (asked, before) = (Instant::now(), self.acknowledged());
+        while self.acknowledged() < before + batches {
+            if asked.elapsed() > within {
+                let came = self.acknowledged() - before;
+                return Err(format!("{came} of {batches} batches were acknowledged within {within:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(asked.elapsed())
+    }
+
+    /// Makes no more batches, and waits until each that was made has been acknowledged.
+    pub async fn finish(mut self, within: Duration) -> Result<Sent, String> {
+        self.shared.stop.cancel();
+        let ended = timeout(within, async {
+            while let Some(ended) = self.agents.join_next().await {
+                ended.unwrap();
+            }
+        });
+        let ended = ended.await;
+        let sent = self.sent();
+        match ended {
+            Ok(()) => Ok(sent),
+            Err(_) => {
+                let missing = sent.batches.len() as u64 - sent.acknowledged;
+                Err(format!("{missing} of {} batches had no answer within {within:?}", sent.batches.len()))
+            }
+        }
+    }
+}
