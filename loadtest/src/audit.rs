@@ -1,5 +1,7 @@
 //! What was acknowledged against what central counts.
 
+pub mod batches;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::Url;
@@ -45,6 +47,8 @@ pub struct Audit {
     pub visits: Option<Line>,
     /// One an agent of which something was acknowledged.
     pub visitors: Line,
+    /// The same for each acknowledged batch, if that was asked for.
+    pub batches: Option<batches::BatchAudit>,
     /// From the end of the load until the counts were right, seconds; absent if they never were.
     pub right_after_s: Option<f64>,
 }
@@ -72,6 +76,18 @@ pub enum Fault {
     /// Central counts something else than was sent and not dropped.
     #[error("the counts are wrong")]
     WrongCounts,
+    /// Central does not list what was acknowledged.
+    #[error(
+        "of the acknowledged batches {missing} are missing, {different} have other events, and {repeated} are listed twice"
+    )]
+    WrongBatches {
+        /// Not listed.
+        missing: u64,
+        /// Listed with other events.
+        different: u64,
+        /// Listed more than once.
+        repeated: u64,
+    },
     /// Then right counts prove nothing.
     #[error("nothing was acknowledged")]
     NothingAcknowledged,
@@ -147,6 +163,7 @@ impl Expected {
             event_names: lines(&self.names, &before.names, &now.names),
             visits: self.one_visit_each.then(|| Line::new(self.agents, since(now.visits, before.visits))),
             visitors: Line::new(self.agents, since(now.visitors, before.visitors)),
+            batches: None,
             right_after_s: None,
         }
     }
@@ -185,9 +202,12 @@ impl Audit {
     /// All that is wrong with the run: right counts alone do not prove that it did what it was to do.
     pub fn faults(&self, batches: &Batches, dropped_share_max: f64) -> Vec<Fault> {
         let &Self { sent, acknowledged, dropped, .. } = self;
+        let batch_audit = self.batches.clone().unwrap_or_default();
+        let batches::BatchAudit { missing, different, repeated, .. } = batch_audit;
         let share = dropped as f64 / sent.max(1) as f64;
         let checks = [
             (!self.counts_are_right(), Fault::WrongCounts),
+            (!batch_audit.is_right(), Fault::WrongBatches { missing, different, repeated }),
             (acknowledged == 0, Fault::NothingAcknowledged),
             (share > dropped_share_max, Fault::Dropped { dropped, sent, share_max: dropped_share_max }),
             (batches.altered > 0, Fault::AlteredBatches(batches.altered)),

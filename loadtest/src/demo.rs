@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
-    gateway::Gateway,
+    gateway::{Gateway, Gateways},
     session::{Ends, Session, Stay},
     tally::Tally,
     visitor::Visitor,
@@ -61,7 +61,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// it as browsers do.
 pub async fn simulate_visitors(config: VisitorsConfig, stop: CancellationToken) -> Result<(), Error> {
     crate::scenario::check_origin(&config.origin)?;
-    let gateway = Arc::new(Gateway::try_new(&config.gateway_url, &config.origin)?);
+    let gateway = Arc::new(Gateways::from(Gateway::try_new(&config.gateway_url, &config.origin)?));
     // The figures of a demo interest nobody, but a session reports to somebody.
     let tally = Arc::new(Tally::default());
     let mut ends = Ends { flush: stop.clone(), ..Ends::default() };

@@ -1,6 +1,7 @@
 //! The way to a gateway: one WebSocket a visitor, with the headers that a browser behind a proxy would arrive with.
 
 use http::{HeaderValue, header};
+use rand::seq::IndexedRandom;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -21,6 +22,37 @@ pub struct Gateway {
     authority: String,
     connect_to: String,
     origin: HeaderValue,
+}
+
+/// Where a visitor's connections lead: to any one of several, each time.
+#[derive(Debug, Clone)]
+pub struct Gateways(Vec<Gateway>);
+
+impl Gateways {
+    /// The gateways at `urls`, visited from pages of `origin`.
+    pub fn try_new(urls: &[String], origin: &str) -> Result<Self, GatewayUrlError> {
+        if urls.is_empty() {
+            return Err(GatewayUrlError { url: String::new(), why: "there is none" });
+        }
+        urls.iter().map(|url| Gateway::try_new(url, origin)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Gateway> {
+        self.0.iter()
+    }
+
+    /// Opens a visitor's connection to one of them.
+    pub async fn connect(&self, visitor: &Visitor) -> Result<Socket, ConnectError> {
+        let gateway = self.0.choose(&mut rand::rng()).expect("there is one").clone();
+        gateway.connect(visitor).await
+    }
+}
+
+impl From<Gateway> for Gateways {
+    fn from(gateway: Gateway) -> Self {
+        Self(vec![gateway])
+    }
 }
 
 /// The address cannot be used.

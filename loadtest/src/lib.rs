@@ -32,7 +32,13 @@ pub mod walk;
 pub use demo::{VisitorsConfig, simulate_visitors};
 pub use report::Report;
 
-use crate::{gateway::Gateway, report::Run, scenario::Scenario, stats_api::StatsApi, tally::Tally};
+use crate::{
+    gateway::{Gateway, Gateways},
+    report::Run,
+    scenario::Scenario,
+    stats_api::StatsApi,
+    tally::Tally,
+};
 
 /// Sends simulated visitors over the real protocol and checks that central counts exactly what was acknowledged.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,9 +46,10 @@ pub struct Args {
     /// The scenario, a TOML file such as loadtest/scenarios/smoke.toml.
     #[arg(value_name = "SCENARIO.toml")]
     pub scenario: PathBuf,
-    /// The gateway. It must trust this machine as a proxy, since every visitor has an address of its own.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    pub gateway: String,
+    /// The gateway, or several with a comma between them: each connection leads to any one of them. They must trust this
+    /// machine as a proxy, since every visitor has an address of its own.
+    #[arg(long, value_name = "URL", value_delimiter = ',', default_value = "http://127.0.0.1:8080")]
+    pub gateway: Vec<String>,
     /// Central.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     pub central: String,
@@ -55,8 +62,11 @@ pub struct Args {
     /// The site's origin, instead of the scenario's.
     #[arg(long, value_name = "ORIGIN")]
     pub origin: Option<String>,
+    /// Audit batch by batch too: every acknowledged one against those that central lists. Central must get the site's raw rows.
+    #[arg(long)]
+    pub batches: bool,
     /// Where to write the report as JSON.
-    #[arg(long, value_name = "OUT")]
+    #[arg(long, visible_alias = "report", value_name = "OUT")]
     pub json: Option<PathBuf>,
 }
 
@@ -114,20 +124,24 @@ pub async fn run(args: Args) -> Result<Report, Error> {
     if let Some(origin) = &args.origin {
         scenario = scenario.with_origin(origin)?;
     }
-    let gateway = Gateway::try_new(&args.gateway, &scenario.origin)?;
+    let gateways = Gateways::try_new(&args.gateway, &scenario.origin)?;
     let api = StatsApi::new(&args.central, read_key(&args.api_key_file)?, &args.site);
     open_files::allow(scenario.agents)?;
-    answers(&gateway).await?;
+    for gateway in gateways.iter() {
+        answers(gateway).await?;
+    }
 
     let seconds = Duration::from_secs_f64;
     let before = audit::before(&api, seconds(scenario.settle_s)).await?;
+    let duplicates_before = if args.batches { api.duplicates().await? } else { 0 };
+    let since_ms = began_ms().saturating_sub(CLOCK_SKEW_MS);
     let scenario = Arc::new(scenario);
     let tally = Arc::new(Tally::default());
     eprintln!(
         "{} agents, {} events a second for {} s, site {}",
         scenario.agents, scenario.events_per_s, scenario.duration_s, args.site
     );
-    let load = load::run(scenario.clone(), &args.site, gateway, &tally).await;
+    let load = load::run(scenario.clone(), &args.site, gateways, &tally).await;
     if load.refused {
         let why = tally.lock().refusal.clone().unwrap_or_else(|| "it gave no reason".to_owned());
         return Err(Error::Refused(why));
@@ -135,7 +149,15 @@ pub async fn run(args: Args) -> Result<Report, Error> {
 
     eprintln!("auditing: asking central until its counts stand for {} s", scenario.settle_s);
     let expected = audit::Expected::of(&tally.lock(), &scenario);
-    let audited = audit::after(&api, &expected, &before, seconds(scenario.count_s), seconds(scenario.settle_s));
+    let receipts = std::mem::take(&mut tally.lock().receipts);
+    let (limit, settle) = (seconds(scenario.count_s), seconds(scenario.settle_s));
+    let audited = async {
+        let mut audit = audit::after(&api, &expected, &before, limit, settle).await?;
+        if args.batches {
+            audit.batches = Some(audit::batches::audit(&api, &receipts, since_ms, duplicates_before, limit).await?);
+        }
+        Ok::<_, Error>(audit)
+    };
     let audit = tokio::select! {
         audit = audited => audit?,
         _ = tokio::signal::ctrl_c() => return Err(Error::Interrupted),
@@ -153,6 +175,14 @@ pub async fn run(args: Args) -> Result<Report, Error> {
         write(&path, &report).map_err(|source| Error::Output { path, source })?;
     }
     Ok(report)
+}
+
+/// What the region's clock may be behind this machine's.
+const CLOCK_SKEW_MS: u64 = 60_000;
+
+fn began_ms() -> u64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since_1970.as_millis() as u64
 }
 
 fn read_key(path: &Path) -> Result<String, Error> {

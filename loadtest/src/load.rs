@@ -6,11 +6,11 @@ use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
-    gateway::Gateway,
+    gateway::Gateways,
     progress,
     scenario::Scenario,
     schedule::{Schedule, start_of},
-    session::{Ends, Session, Stay},
+    session::{Ends, Habits, Session, Stay},
     tally::Tally,
     visitor::{Addresses, Visitor},
     walk::Walk,
@@ -29,7 +29,7 @@ pub struct Load {
 
 /// Lets the scenario's agents do their work, until its time is over, the gateway refuses them, or a SIGINT; then lets
 /// them flush and waits for the answers, until the scenario's limit or another SIGINT.
-pub async fn run(scenario: Arc<Scenario>, site: &str, gateway: Gateway, tally: &Arc<Tally>) -> Load {
+pub async fn run(scenario: Arc<Scenario>, site: &str, gateway: Gateways, tally: &Arc<Tally>) -> Load {
     let ends = Ends::default();
     let begin = Instant::now();
     let mut sessions = start(&scenario, site, gateway, tally, &ends, begin);
@@ -59,7 +59,7 @@ pub async fn run(scenario: Arc<Scenario>, site: &str, gateway: Gateway, tally: &
 fn start(
     scenario: &Arc<Scenario>,
     site: &str,
-    gateway: Gateway,
+    gateway: Gateways,
     tally: &Arc<Tally>,
     ends: &Ends,
     begin: Instant,
@@ -76,13 +76,14 @@ fn start(
         let schedule = Schedule::new(scenario.arrivals, begins, scenario.duration(), scenario.gap(), random.fork());
         let walk = Walk::new(scenario.clone(), schedule, random);
         let stay = Stay { begin, until: scenario.duration() };
+        let habits = Habits::of(scenario);
         let (site, gateway, tally, ends) = (site.to_owned(), gateway.clone(), tally.clone(), ends.clone());
         sessions.spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep_until(begin + begins) => {}
                 () = ends.flush.cancelled() => return,
             }
-            Session::new(&site, visitor, walk, stay, gateway, tally, ends).run().await;
+            Session::new(&site, visitor, walk, stay, gateway, tally, ends).with_habits(habits).run().await;
         });
     }
     sessions

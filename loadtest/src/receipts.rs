@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     gateway::frame_header_bytes,
-    tally::{Events, Sums, Tally},
+    tally::{Events, Receipt, Sums, Tally},
     walk::Event,
 };
 
@@ -20,7 +20,10 @@ use crate::{
 /// true of both is proved by the audit alone.
 pub struct Receipts {
     tally: Arc<Tally>,
+    /// Of batches that the agent has in memory alone.
     waiting: BTreeMap<EventNumber, Waiting>,
+    /// Of batches that are on the device, in their order.
+    on_device: HashMap<BatchId, Vec<Waiting>>,
     in_flight: HashMap<BatchId, Transmitted>,
     any_acknowledged: bool,
 }
@@ -38,12 +41,37 @@ struct Transmitted {
 impl Receipts {
     /// Empty books that report to `tally`.
     pub fn new(tally: Arc<Tally>) -> Self {
-        Self { tally, waiting: BTreeMap::new(), in_flight: HashMap::new(), any_acknowledged: false }
+        Self {
+            tally,
+            waiting: BTreeMap::new(),
+            on_device: HashMap::new(),
+            in_flight: HashMap::new(),
+            any_acknowledged: false,
+        }
     }
 
     /// Events that were handed over and have no outcome.
     pub fn outstanding(&self) -> usize {
+        self.waiting.len() + self.on_device.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// Events that were handed over and are in no batch on the device.
+    pub fn unnumbered(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// The batch is on the device, in place of the one of the other number: its events are the oldest that were in none.
+    pub fn stored(&mut self, replaced: BatchId, id: BatchId, batch: &[u8]) {
+        let events = match self.on_device.remove(&replaced) {
+            Some(events) => events,
+            None => std::iter::from_fn(|| Some(self.waiting.pop_first()?.1)).take(events_in(batch)).collect(),
+        };
+        self.on_device.insert(id, events);
+    }
+
+    /// Whether the batch was put on a connection.
+    pub fn was_sent(&self, id: BatchId) -> bool {
+        self.in_flight.contains_key(&id)
     }
 
     /// An event was handed to the agent, which took it or did not.
@@ -88,6 +116,7 @@ impl Receipts {
         let transmitted = self.in_flight.remove(&settled.id);
         if settled.outcome == Outcome::Acknowledged {
             sums.batches.acknowledged += 1;
+            sums.receipts.push(Receipt { sid: settled.id.sid, seq: settled.id.seq, events: settled.events });
             if let Some(transmitted) = transmitted {
                 sums.answer.record(now.saturating_duration_since(transmitted.first));
             }
@@ -97,12 +126,14 @@ impl Receipts {
             }
         }
         let EventNumber(first) = settled.first_event;
-        for number in (first..).take(settled.events as usize) {
-            // An agent that settles what it was never given has its events counted nowhere: the audit says so.
-            let Some(Waiting { intended, event }) = self.waiting.remove(&EventNumber(number)) else {
-                sums.batches.unknown_answers += 1;
-                continue;
-            };
+        let numbers = (first..).take(settled.events as usize);
+        let mut events = match self.on_device.remove(&settled.id) {
+            Some(events) => events,
+            None => numbers.filter_map(|number| self.waiting.remove(&EventNumber(number))).collect(),
+        };
+        // An agent that settles what it was never given has its events counted nowhere: the audit says so.
+        sums.batches.unknown_answers += u64::from(settled.events).saturating_sub(events.len() as u64);
+        for Waiting { intended, event } in events.drain(..) {
             match settled.outcome {
                 Outcome::Acknowledged => {
                     sums.acknowledged += Events::one(event.is_pageview());
@@ -154,6 +185,16 @@ fn batch_in(frame: &[u8]) -> Option<(BatchId, u64)> {
     let mut digest = DefaultHasher::new();
     bytes.hash(&mut digest);
     Some((BatchId { sid: batch.sid.try_into().ok()?, seq: batch.seq }, digest.finish()))
+}
+
+/// How many events a batch holds.
+fn events_in(batch: &[u8]) -> usize {
+    #[derive(prost::Message)]
+    struct Batch {
+        #[prost(bytes = "vec", repeated, tag = "6")]
+        events: Vec<Vec<u8>>,
+    }
+    Batch::decode(batch).map_or(0, |batch| batch.events.len())
 }
 
 #[cfg(test)]

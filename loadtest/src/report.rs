@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::{
-    audit::{Audit, Fault, Line},
+    audit::{Audit, Fault, Line, batches::BatchAudit},
     tally::{Batches, Bytes, Connections, Summary, Sums},
 };
 
@@ -138,6 +138,16 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.comparison())?;
         for (reason, events) in &self.dropped {
             writeln!(f, "dropped: {events} events, {reason}")?;
+        }
+        if let Some(batches) = &self.audit.batches {
+            let BatchAudit { acknowledged, listed, duplicates_suppressed, examples, .. } = batches;
+            writeln!(
+                f,
+                "batches: {acknowledged} acknowledged, {listed} listed, {duplicates_suppressed} duplicates suppressed"
+            )?;
+            for example in examples {
+                writeln!(f, "batch {example} is not as it was acknowledged")?;
+            }
         }
         for fault in &self.faults {
             writeln!(f, "FAULT: {fault}")?;

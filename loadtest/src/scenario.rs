@@ -43,6 +43,14 @@ pub struct Scenario {
     /// Share of pageviews among the events, 0 to 1; the others are custom events. Default 0.8.
     #[serde(default = "default_pageview_share")]
     pub pageview_share: f64,
+    /// How long an agent stays with one gateway on average before it reconnects, to any of those given, seconds. Default 0: as
+    /// long as it can.
+    #[serde(default)]
+    pub moves_every_s: f64,
+    /// Agents keep an outbox on their device (class long), and now and then close their page and come back late. Default:
+    /// the outbox is in memory, and the page stays open.
+    #[serde(default)]
+    pub away: Option<Away>,
     /// The site's origin, sent as `Origin` and used in every page's URL. Default `https://shop.example`; `--origin` wins.
     #[serde(default = "default_origin")]
     pub origin: String,
@@ -58,6 +66,16 @@ pub struct Scenario {
     /// Where visitors come from. Default: half direct, half from a search engine.
     #[serde(default = "default_entries")]
     pub entries: Vec<Entry>,
+}
+
+/// When agents with an outbox on their device are away.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Away {
+    /// How long an agent is there on average before its page is closed, seconds.
+    pub every_s: f64,
+    /// How long the device then has no network on average, seconds. The next page is opened at once, and its events wait too.
+    pub for_s: f64,
 }
 
 /// How one event follows another.
@@ -167,6 +185,12 @@ impl Scenario {
         require(share, "dropped_share_max", self.dropped_share_max, "0 to 1")?;
         require((0.0..=1.0).contains(&self.pageview_share), "pageview_share", self.pageview_share, "0 to 1")?;
         check_origin(&self.origin)?;
+        require(not_negative(self.moves_every_s), "moves_every_s", self.moves_every_s, SECONDS)?;
+        if let Some(away) = &self.away {
+            const ABOVE_0: &str = "a number of seconds above 0";
+            require(positive(away.every_s), "away.every_s", away.every_s, ABOVE_0)?;
+            require(positive(away.for_s), "away.for_s", away.for_s, ABOVE_0)?;
+        }
 
         require(self.pages.iter().any(|page| page.weight > 0), "pages", "empty", "at least one page of weight 1")?;
         for page in &self.pages {
@@ -302,6 +326,11 @@ mod tests {
         assert_eq!((smoke.agents, smoke.duration_s, smoke.events_per_s), (500, 60.0, 2000.0));
         let short = Scenario::read(&folder.join("short.toml")).unwrap();
         assert_eq!((short.agents, short.duration_s), (100, 10.0));
+        let wander = Scenario::read(&folder.join("wander.toml")).unwrap();
+        assert!(
+            wander.away.is_some_and(|away| 2.0 * away.for_s < wander.drain_s),
+            "the run waits for those who are away"
+        );
     }
 
     #[test]
@@ -311,6 +340,8 @@ mod tests {
             ("pageview_share = 1.5", "`pageview_share` is 1.5, but must be 0 to 1"),
             ("dropped_share_max = 2", "`dropped_share_max` is 2, but must be 0 to 1"),
             ("ramp_s = 1", "`ramp_s` is 1, but must be 0 or more, and less than duration_s"),
+            ("moves_every_s = -1", "`moves_every_s` is -1"),
+            ("away = { every_s = 0, for_s = 1 }", "`away.every_s` is 0, but must be a number of seconds above 0"),
             ("drain_s = nan", "`drain_s` is NaN"),
             ("arrivals = \"daily\"", "unknown variant `daily`, expected `poisson` or `constant`"),
             ("origin = \"shop.example\"", "`origin` is shop.example, but must be like https://shop.example"),

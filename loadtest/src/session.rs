@@ -2,15 +2,21 @@
 
 use std::{cell::RefCell, iter::Peekable, pin::Pin, sync::Arc, time::Duration};
 
-use agent_core::{Agent, Answer, Command, FRAME_BYTES, Start};
+use agent_core::{Agent, Answer, BATCHES_MAX, BatchId, Command, FRAME_BYTES, Kept, NotAdopted, STORED_AT, Start};
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::CancellationToken;
 
+mod habits;
+mod outbox;
+
+pub use habits::Habits;
+use outbox::Outbox;
+
 use crate::{
-    gateway::{ConnectError, Gateway, Socket},
+    gateway::{ConnectError, Gateways, Socket},
     receipts::Receipts,
     tally::Tally,
     visitor::Visitor,
@@ -49,7 +55,10 @@ pub struct Session<I: Iterator<Item = Intended>> {
     visitor: Visitor,
     intended: Peekable<I>,
     stay: Stay,
-    gateway: Arc<Gateway>,
+    gateway: Arc<Gateways>,
+    habits: Habits,
+    /// What is on the device.
+    outbox: Outbox,
     ends: Ends,
     tally: Arc<Tally>,
     receipts: Receipts,
@@ -66,7 +75,7 @@ impl<I: Iterator<Item = Intended>> Session<I> {
         visitor: Visitor,
         intended: I,
         stay: Stay,
-        gateway: Arc<Gateway>,
+        gateway: Arc<Gateways>,
         tally: Arc<Tally>,
         ends: Ends,
     ) -> Self {
@@ -77,6 +86,8 @@ impl<I: Iterator<Item = Intended>> Session<I> {
             intended: intended.peekable(),
             stay,
             gateway,
+            habits: Habits::default(),
+            outbox: Outbox::default(),
             ends,
             receipts: Receipts::new(tally.clone()),
             tally,
@@ -87,18 +98,14 @@ impl<I: Iterator<Item = Intended>> Session<I> {
         }
     }
 
+    /// The same visitor, with habits.
+    pub fn with_habits(self, habits: Habits) -> Self {
+        Self { habits, ..self }
+    }
+
     /// Runs until everything has an outcome after the stay, or until it is told to leave.
     pub async fn run(mut self) {
-        let start = Start {
-            site: &self.site,
-            stamp_ms: self.clock.now_ms(),
-            random: rand::random(),
-            language: self.visitor.language,
-            screen_width: self.visitor.screen.0,
-            screen_height: self.visitor.screen.1,
-            ..Start::default()
-        };
-        if self.agent.start(&start).is_err() {
+        if !self.start() {
             self.tally.lock().refusal = Some(format!("{:?} cannot be a site's name", self.site));
             return self.ends.refused.cancel();
         }
@@ -109,14 +116,81 @@ impl<I: Iterator<Item = Intended>> Session<I> {
             }
             let wake = self.wake_at(wait);
             tokio::select! {
+                biased;
+                () = self.ends.leave.cancelled() => break,
+                () = self.ends.flush.cancelled(), if !self.flushed => self.flush(),
                 happened = self.link.next() => self.on_link(happened),
                 () = tokio::time::sleep_until(wake) => {}
-                () = self.ends.flush.cancelled(), if !self.flushed => self.flush(),
-                () = self.ends.leave.cancelled() => break,
             }
             self.hand_over_what_is_due();
+            self.follow_habits().await;
         }
         self.disconnect().await;
+    }
+
+    /// Starts the agent of a page.
+    fn start(&mut self) -> bool {
+        let start = Start {
+            site: &self.site,
+            stamp_ms: self.clock.now_ms(),
+            random: rand::random(),
+            class: self.habits.class(),
+            language: self.visitor.language,
+            screen_width: self.visitor.screen.0,
+            screen_height: self.visitor.screen.1,
+            ..Start::default()
+        };
+        self.agent.start(&start).is_ok()
+    }
+
+    /// Moves to another gateway, or closes the page and opens another one, when it is time.
+    async fn follow_habits(&mut self) {
+        let now = Instant::now();
+        if self.flushed {
+            self.habits.stay();
+        }
+        if self.habits.moves(now) && matches!(self.link, Link::Up(_)) {
+            self.disconnect().await;
+            self.agent.closed(self.clock.now_ms(), true);
+        }
+        if self.habits.leaves(now) {
+            self.agent.flush(self.clock.now_ms());
+            while let Step::Store(stored) = self.store() {
+                self.keep(&stored);
+            }
+            if self.receipts.unnumbered() > 0 {
+                return self.habits.stays(now); // its outbox is full: the rest is in the page's memory alone
+            }
+            self.disconnect().await;
+            if self.start() {
+                self.restore();
+            }
+        }
+    }
+
+    /// The next batch that the agent wants on the device.
+    fn store(&mut self) -> Step {
+        let mut stored = [0; FRAME_BYTES];
+        match self.agent.store(&mut stored) {
+            Some(length) => Step::Store(Bytes::copy_from_slice(&stored[..length])),
+            None => Step::Wait(Duration::ZERO),
+        }
+    }
+
+    fn keep(&mut self, stored: &[u8]) {
+        let Some((replaced, id)) = self.outbox.keep(stored) else { return };
+        self.receipts.stored(replaced, id, &stored[STORED_AT..]);
+        self.agent.stored(self.clock.now_ms(), &id, Kept::Stored);
+    }
+
+    /// Gives the agent what is on the device, as far as it has room.
+    fn restore(&mut self) {
+        let now_ms = self.clock.now_ms();
+        for (id, batch) in self.outbox.iter() {
+            if self.agent.restore(now_ms, batch, self.receipts.was_sent(id)) == Err(NotAdopted::NoRoom) {
+                return;
+            }
+        }
     }
 
     /// Does what the agent says until it says to wait; nothing if it never wants anything again.
@@ -145,9 +219,19 @@ impl<I: Iterator<Item = Intended>> Session<I> {
                         }
                     }
                 }
+                Step::Store(stored) => self.keep(&stored),
+                Step::Settled(id) => {
+                    if self.outbox.forget(&id) && self.outbox.len() >= BATCHES_MAX / 2 {
+                        self.restore();
+                    }
+                }
                 Step::Connect => {
+                    let away = self.habits.back_at();
                     let (gateway, visitor) = (self.gateway.clone(), self.visitor.clone());
-                    self.link = Link::Connecting(Box::pin(async move { gateway.connect(&visitor).await }));
+                    self.link = Link::Connecting(Box::pin(async move {
+                        tokio::time::sleep_until(away).await;
+                        gateway.connect(&visitor).await
+                    }));
                 }
                 Step::Disconnect => self.disconnect().await,
                 Step::Stopped => return None,
@@ -155,27 +239,23 @@ impl<I: Iterator<Item = Intended>> Session<I> {
         }
     }
 
-    /// The agent's next command but those that only inform.
+    /// The agent's next command.
     fn poll(&mut self) -> Step {
         thread_local! {
             // One buffer a thread instead of one an agent: a frame leaves it before anything else can happen.
             static FRAME: RefCell<[u8; FRAME_BYTES]> = const { RefCell::new([0; FRAME_BYTES]) };
         }
-        FRAME.with_borrow_mut(|frame| {
-            loop {
-                return match self.agent.poll(self.clock.now_ms(), frame) {
-                    Command::Settled(settled) => {
-                        self.receipts.settled(Instant::now(), settled);
-                        continue;
-                    }
-                    Command::Send(length) => Step::Send(Bytes::copy_from_slice(&frame[..length])),
-                    Command::Store(_) => continue, // asked of agents of class long only
-                    Command::Connect => Step::Connect,
-                    Command::Disconnect => Step::Disconnect,
-                    Command::Wait(ms) => Step::Wait(Duration::from_millis(ms)),
-                    Command::Stopped => Step::Stopped,
-                };
+        FRAME.with_borrow_mut(|frame| match self.agent.poll(self.clock.now_ms(), frame) {
+            Command::Settled(settled) => {
+                self.receipts.settled(Instant::now(), settled);
+                Step::Settled(settled.id)
             }
+            Command::Send(length) => Step::Send(Bytes::copy_from_slice(&frame[..length])),
+            Command::Store(length) => Step::Store(Bytes::copy_from_slice(&frame[..length])),
+            Command::Connect => Step::Connect,
+            Command::Disconnect => Step::Disconnect,
+            Command::Wait(ms) => Step::Wait(Duration::from_millis(ms)),
+            Command::Stopped => Step::Stopped,
         })
     }
 
@@ -245,6 +325,7 @@ impl<I: Iterator<Item = Intended>> Session<I> {
         if self.flushed {
             return wake;
         }
+        let wake = self.habits.next_at().map_or(wake, |at| wake.min(at));
         let next = self.intended.peek().map_or(self.stay.until, |next| next.at.min(self.stay.until));
         wake.min(self.stay.begin + next)
     }
@@ -277,6 +358,8 @@ fn text(message: &[u8]) -> String {
 enum Step {
     Connect,
     Send(Bytes),
+    Store(Bytes),
+    Settled(BatchId),
     Disconnect,
     Wait(Duration),
     Stopped,

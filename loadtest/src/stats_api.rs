@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 /// One query may take this long: reports answer in milliseconds, a central that is starting may need seconds.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A list of a million batches is 150 MB.
+const LIST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Central's own limit for one answer. A site with more pages than this lacks those with the fewest pageviews.
 const ROWS_MAX: usize = 100_000;
 
@@ -33,6 +35,19 @@ pub struct Counts {
     pub pages: BTreeMap<String, u64>,
     /// Events by name; one of the names is `pageview`.
     pub names: BTreeMap<String, u64>,
+}
+
+/// A batch as central lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Its sid.
+    pub sid: [u8; 16],
+    /// Its number.
+    pub seq: u32,
+    /// Its events that are counted.
+    pub events: u64,
+    /// Its events that are dropped.
+    pub dropped: u64,
 }
 
 /// Central did not answer a query.
@@ -99,6 +114,37 @@ impl StatsApi {
         Ok(live.current_visitors)
     }
 
+    /// Every batch of the site that arrived since then, by the region's clock, Unix ms.
+    pub async fn batches(&self, since_ms: u64) -> Result<Vec<Counted>, StatsApiError> {
+        #[derive(Deserialize)]
+        struct Row {
+            sid: String,
+            seq: u32,
+            events: u64,
+            dropped: u64,
+            arrived_ms: u64,
+        }
+        let malformed = |error: &dyn std::fmt::Display| StatsApiError::Malformed(error.to_string());
+        let request = self.http.get(format!("{}/api/v2/batches", self.base)).query(&[("site_id", &self.site)]);
+        let text = self.text(request, LIST_TIMEOUT).await?;
+        let mut batches = Vec::new();
+        for line in text.lines() {
+            let row: Row = serde_json::from_str(line).map_err(|error| malformed(&error))?;
+            if row.arrived_ms >= since_ms {
+                let sid = u128::from_str_radix(&row.sid, 16).map_err(|error| malformed(&error))?.to_be_bytes();
+                batches.push(Counted { sid, seq: row.seq, events: row.events, dropped: row.dropped });
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Transmissions of batches that had been taken before, by the ledger of these days.
+    pub async fn duplicates(&self) -> Result<u64, StatsApiError> {
+        let request = self.http.get(format!("{}/api/v2/ledger", self.base)).query(&[("site_id", &self.site)]);
+        let answer = self.send(request).await?;
+        answer["duplicates"].as_u64().ok_or_else(|| StatsApiError::Malformed(answer.to_string()))
+    }
+
     async fn query<const N: usize>(&self, metrics: [&str; N]) -> Result<[u64; N], StatsApiError> {
         let body = json!({ "site_id": self.site, "metrics": metrics.as_slice(), "date_range": "all" });
         let answer = self.ask(&body).await?;
@@ -122,12 +168,17 @@ impl StatsApi {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, StatsApiError> {
+        let text = self.text(request, QUERY_TIMEOUT).await?;
+        serde_json::from_str(&text).map_err(|error| StatsApiError::Malformed(error.to_string()))
+    }
+
+    async fn text(&self, request: reqwest::RequestBuilder, timeout: Duration) -> Result<String, StatsApiError> {
         let unreachable = |source| StatsApiError::Unreachable { base: self.base.clone(), source };
-        let response = request.bearer_auth(&self.key).timeout(QUERY_TIMEOUT).send().await.map_err(unreachable)?;
+        let response = request.bearer_auth(&self.key).timeout(timeout).send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(unreachable)?;
         if status == 200 {
-            return serde_json::from_str(&text).map_err(|error| StatsApiError::Malformed(error.to_string()));
+            return Ok(text);
         }
         let message = serde_json::from_str::<Value>(&text)
             .ok()

@@ -85,6 +85,17 @@ impl Due {
     }
 }
 
+/// An acknowledged batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its sid.
+    pub sid: [u8; 16],
+    /// Its number.
+    pub seq: u32,
+    /// Its events.
+    pub events: u32,
+}
+
 /// Sums over all agents.
 #[derive(Default)]
 pub struct Sums {
@@ -94,6 +105,8 @@ pub struct Sums {
     pub acknowledged: Events,
     /// Finally refused by a gateway, or given up by an agent.
     pub dropped: Events,
+    /// What was acknowledged, batch by batch: 24 bytes each.
+    pub receipts: Vec<Receipt>,
     /// `sent` without `dropped`, one by one.
     pub due: Due,
     /// `dropped` by reason.

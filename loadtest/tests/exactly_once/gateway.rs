@@ -2,7 +2,7 @@
 //! what the client has to survive. What a real gateway does is proved elsewhere, with real ones.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -43,6 +43,10 @@ pub struct Seen {
     /// Every distinct batch by identity, as first seen.
     pub batches: HashMap<(Vec<u8>, u32), Vec<u8>>,
     pub counted: HashMap<(Vec<u8>, u32), Batch>,
+    /// Transmissions of a batch that was counted before.
+    pub duplicates: usize,
+    /// Addresses of which something was counted.
+    pub people: HashSet<String>,
     /// Transmissions whose bytes were not those of the first.
     pub altered: usize,
     pub visitors: Vec<(String, String, String)>,
@@ -75,14 +79,6 @@ impl Seen {
     fn counts(&self) -> (usize, usize) {
         let events = self.events();
         (events.iter().filter(|name| *name == "pageview").count(), events.len())
-    }
-
-    /// Sids that were counted: each agent here has one.
-    fn agents(&self) -> usize {
-        let mut sids: Vec<&[u8]> = self.counted.keys().map(|(sid, _)| sid.as_slice()).collect();
-        sids.sort_unstable();
-        sids.dedup();
-        sids.len()
     }
 }
 
@@ -117,6 +113,8 @@ pub async fn start(treat: impl Fn(usize) -> Treatment + Send + Sync + 'static) -
     let router = Router::new()
         .route("/api/v2/query", routing::post(query))
         .route("/api/v2/live", routing::get(async || Json(json!({ "current_visitors": 0, "minutes": [] }))))
+        .route("/api/v2/batches", routing::get(batches))
+        .route("/api/v2/ledger", routing::get(ledger))
         .with_state(seen.clone());
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     Misbehaving { gateway, central, seen }
@@ -131,10 +129,13 @@ async fn serve<T: Fn(usize) -> Treatment>(stream: TcpStream, seen: Arc<Mutex<See
         return Some(());
     }
     let noting = seen.clone();
+    let mut address = String::new();
+    let from = &mut address;
     #[allow(clippy::result_large_err)] // the handshake's own signature
     let note = move |request: &Request, response: Response| {
         let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
         let visitor = (header("x-forwarded-for"), header("user-agent"), header("origin"));
+        from.clone_from(&visitor.0);
         let mut seen = noting.lock().unwrap();
         seen.connections += 1;
         seen.visitors.push(visitor);
@@ -152,7 +153,7 @@ async fn serve<T: Fn(usize) -> Treatment>(stream: TcpStream, seen: Arc<Mutex<See
             }
             client_frame::Frame::Batch(envelope) => {
                 assert!(greeted, "Hello comes first");
-                take(envelope, &mut seen.lock().unwrap(), &*treat)?
+                take(envelope, &address, &mut seen.lock().unwrap(), &*treat)?
             }
             client_frame::Frame::Bye(_) => break,
         };
@@ -165,6 +166,7 @@ async fn serve<T: Fn(usize) -> Treatment>(stream: TcpStream, seen: Arc<Mutex<See
 /// The answer; none when the connection is to break.
 fn take(
     envelope: agent::Envelope,
+    address: &str,
     seen: &mut Seen,
     treat: &impl Fn(usize) -> Treatment,
 ) -> Option<server_frame::Frame> {
@@ -174,6 +176,7 @@ fn take(
     if seen.batches.entry(id.clone()).or_insert_with(|| envelope.batch.clone()) != &envelope.batch {
         seen.altered += 1;
     }
+    seen.duplicates += usize::from(seen.counted.contains_key(&id));
     let treatment = match treat(seen.transmissions) {
         _ if seen.counted.contains_key(&id) => Treatment::Acknowledge,
         treatment => treatment,
@@ -194,6 +197,7 @@ fn take(
         Treatment::Refuse(reason) => return Some(reject(reason, false)),
         Treatment::Acknowledge | Treatment::CountAndBreak => {
             seen.counted.insert(id.clone(), batch);
+            seen.people.insert(address.to_owned());
         }
         Treatment::Lose => {}
     }
@@ -218,7 +222,7 @@ async fn query(
         let rows: Vec<Value> = rows.iter().map(|(key, n)| json!({ "metrics": [n], "dimensions": [key] })).collect();
         return (axum::http::StatusCode::OK, Json(json!({ "results": rows })));
     }
-    let ((pageviews, events), agents) = (seen.counts(), seen.agents());
+    let ((pageviews, events), agents) = (seen.counts(), seen.people.len());
     let metrics: Vec<usize> = body["metrics"]
         .as_array()
         .unwrap()
@@ -231,6 +235,20 @@ async fn query(
         })
         .collect();
     (axum::http::StatusCode::OK, Json(json!({ "results": [{ "metrics": metrics, "dimensions": [] }] })))
+}
+
+/// Every counted batch, a line each.
+async fn batches(State(seen): State<Arc<Mutex<Seen>>>) -> String {
+    let line = |((sid, seq), batch): (&(Vec<u8>, u32), &Batch)| {
+        let sid: String = sid.iter().map(|byte| format!("{byte:02x}")).collect();
+        let row = json!({ "sid": sid, "seq": seq, "events": batch.events.len(), "dropped": 0, "arrived_ms": now_ms() });
+        format!("{row}\n")
+    };
+    seen.lock().unwrap().counted.iter().map(line).collect()
+}
+
+async fn ledger(State(seen): State<Arc<Mutex<Seen>>>) -> Json<Value> {
+    Json(json!({ "duplicates": seen.lock().unwrap().duplicates }))
 }
 
 fn now_ms() -> u64 {

@@ -28,11 +28,12 @@ fn args(system: &Misbehaving, scenario: &str) -> Run {
     };
     let args = Args {
         scenario: file("scenario.toml", scenario),
-        gateway: format!("http://{}", system.gateway),
+        gateway: vec![format!("http://{}", system.gateway)],
         central: format!("http://{}", system.central),
         api_key_file: file("api-key", &format!("{KEY}\n")),
         site: "shop".to_owned(),
         origin: Some("https://other.example".to_owned()),
+        batches: true,
         json: Some(folder.path().join("out.json")),
     };
     Run { folder, args }
@@ -102,6 +103,31 @@ async fn what_is_finally_refused_is_dropped_with_its_reason() {
     assert_eq!(report.dropped["bot"], report.audit.dropped);
 }
 
+/// Pages that are closed and come back late, on a gateway that breaks connections.
+#[tokio::test]
+async fn what_a_closed_page_could_not_send_comes_late_and_once() {
+    let system = start(|n| match n % 5 {
+        2 => Treatment::CountAndBreak,
+        4 => Treatment::Break,
+        _ => Treatment::Acknowledge,
+    })
+    .await;
+    let scenario = format!("{SCENARIO}moves_every_s = 0.7\naway = {{ every_s = 0.4, for_s = 0.3 }}\n")
+        .replace("drain_s = 8", "drain_s = 30");
+    let report = loadtest::run(args(&system, &scenario).args).await.unwrap();
+
+    assert!(report.passed, "{report}");
+    assert_eq!((report.audit.unacknowledged, report.agents.settled), (0, AGENTS as u64), "{report}");
+    let seen = system.seen.lock().unwrap();
+    assert_eq!(seen.altered, 0);
+    let sids: HashSet<&Vec<u8>> = seen.counted.keys().map(|(sid, _)| sid).collect();
+    assert!(sids.len() > AGENTS, "{} pages of {AGENTS} visitors", sids.len());
+    assert!(seen.counted.values().all(|batch| batch.class() == proto::agent::Class::Long));
+    let batches = report.audit.batches.as_ref().unwrap();
+    assert_eq!(batches.listed, seen.counted.len() as u64);
+    assert!(batches.duplicates_suppressed > 0);
+}
+
 #[tokio::test]
 async fn a_run_of_which_everything_is_refused_does_not_pass() {
     let system = start(|_| Treatment::Drop(Reason::Bot)).await;
@@ -121,6 +147,7 @@ async fn an_acknowledgement_without_a_count_is_a_difference() {
     assert!(!report.passed);
     assert_eq!(report.audit.acknowledged, report.audit.sent);
     assert!(report.audit.difference > 0, "{report}");
+    assert_eq!(report.audit.batches.as_ref().unwrap().missing, 1);
     assert_eq!(report.audit.sent - report.audit.counted, report.audit.difference as u64);
 }
 
@@ -143,7 +170,7 @@ async fn what_cannot_work_is_said_before_anything_is_sent() {
             error
         }
     };
-    let gone = |args: &mut Args| args.gateway = "http://127.0.0.1:1".to_owned();
+    let gone = |args: &mut Args| args.gateway = vec!["http://127.0.0.1:1".to_owned()];
     assert!(matches!(with(gone).await, Error::GatewayUnreachable { .. }));
     let silent = |args: &mut Args| args.central = "http://127.0.0.1:1".to_owned();
     assert!(with(silent).await.to_string().contains("is --central its address?"));
