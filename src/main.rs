@@ -3,6 +3,7 @@
 
 mod api;
 mod audit;
+mod gateways;
 mod ready;
 mod role;
 mod status;
@@ -51,6 +52,10 @@ enum Command {
     Status(status::Args),
     /// Compare all that central keeps of a site, events to visits to ledger, and name the first difference
     Audit(audit::Args),
+    /// List the gateways that central knows
+    Gateways(gateways::ListArgs),
+    /// Give up a gateway whose log folder is lost: nothing waits for it any more
+    RetireGateway(gateways::RetireArgs),
     /// Send simulated load and audit what was counted
     Loadtest(loadtest::Args),
 }
@@ -72,6 +77,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }),
         Command::Audit(args) => block_on(tokio::runtime::Builder::new_current_thread(), audit::run(args)),
+        Command::Gateways(args) => block_on(tokio::runtime::Builder::new_current_thread(), async {
+            gateways::list(args).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::RetireGateway(args) => block_on(tokio::runtime::Builder::new_current_thread(), async {
+            gateways::retire(args).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
         Command::Loadtest(args) => block_on(tokio::runtime::Builder::new_multi_thread(), async {
             let report = loadtest::run(args).await?;
             Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })

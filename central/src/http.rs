@@ -23,8 +23,10 @@ use tracing::error;
 
 mod access;
 pub mod admin;
+mod audit;
 mod batches;
 mod dashboard;
+mod gateways;
 mod json;
 mod ledger;
 mod sites;
@@ -75,6 +77,9 @@ pub fn router(dashboard: Arc<Dashboard>) -> Router {
         .route("/live", get(stats::live))
         .route("/ledger", get(ledger::ledger))
         .route("/batches", get(batches::list))
+        .route("/audit", get(audit::audit))
+        .route("/gateways", get(gateways::list))
+        .route("/gateways/{id}/retire", post(gateways::retire))
         .route("/sites", get(sites::list).post(sites::put))
         .route("/sign-in-links", post(access::create_link))
         .route("/me", get(access::me))

@@ -5,8 +5,9 @@
 #[path = "running/central.rs"]
 mod running;
 
+use proto::uplink::{GatewayHello, region_frame};
 use reqwest::{StatusCode, header};
-use running::{KEY, Running, config, flush, this_minute, totals};
+use running::{GATEWAY, KEY, Running, TOKEN, config, flush, this_minute, totals};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,7 @@ async fn only_who_is_recognised_gets_an_answer() {
         let session = central.http.get(central.url(path)).header("cookie", "tideline_session=wrong");
         assert_eq!(status(session).await, 401, "{path}");
     }
-    for path in ["/api/v2/query", "/api/v2/sites", "/api/v2/sign-in-links"] {
+    for path in ["/api/v2/query", "/api/v2/sites", "/api/v2/sign-in-links", "/api/v2/gateways/a/retire"] {
         assert_eq!(status(central.http.post(central.url(path)).json(&json!({}))).await, 401, "{path}");
     }
     assert_eq!(central.get("/api/v2/me").await, json!({"name": "owner"}));
@@ -42,6 +43,8 @@ async fn only_who_is_recognised_gets_an_answer() {
     asks_well_or_is_told_why(&central).await;
     sites_are_made_and_listed(&central).await;
     what_became_of_everything(&central).await;
+    gateways_are_listed_and_retired(&central).await;
+    audits(&central).await;
     files_carry_their_headers(&central).await;
     figures_of_its_own(&central).await;
 
@@ -164,6 +167,43 @@ async fn what_became_of_everything(central: &Running) {
     let nowhere =
         central.http.get(central.url("/api/v2/ledger?site_id=nowhere")).bearer_auth(KEY).send().await.unwrap();
     assert_eq!(nowhere.status(), 404);
+}
+
+async fn gateways_are_listed_and_retired(central: &Running) {
+    assert_eq!(central.get("/api/v2/gateways").await, json!({"gateways": []}));
+    let mut gateway = central.uplink(TOKEN).await.unwrap();
+    let hello = GatewayHello { region: "local".into(), gateway: GATEWAY.into(), entered: true, ..Default::default() };
+    gateway.ask(region_frame::Frame::Gateway(hello)).await;
+    let listed = central.get("/api/v2/gateways").await["gateways"][0].clone();
+    assert_eq!((&listed["id"], &listed["retired_at"]), (&json!(GATEWAY), &Value::Null));
+    assert!(listed["entered_at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{listed}");
+
+    let retire = async |id: &str| central.post(&format!("/api/v2/gateways/{id}/retire"), json!({})).await;
+    let (status, body) = retire("6b3f0f0e-8f43-4d5e-9d6c-000000000000").await;
+    assert!(status == 404 && body["error"].as_str().unwrap().contains("not known"), "{body}");
+    let (status, retired) = retire(GATEWAY).await;
+    // The flush above covered its records, and no raw row of them came.
+    let warning = retired["warnings"][0].as_str().unwrap_or_default();
+    assert!(status == 200 && warning.starts_with("records 1 to 100 of shard 0"), "{retired}");
+    assert!(central.get("/api/v2/gateways").await["gateways"][0]["retired_at"].is_string());
+    let (status, body) = retire(GATEWAY).await;
+    assert!(status == 409 && body["error"].as_str().unwrap().contains("before"), "{body}");
+}
+
+async fn audits(central: &Running) {
+    let audit = central.get("/api/v2/audit?site_id=shop").await;
+    assert_eq!(
+        (&audit["state"], &audit["difference"], &audit["site_id"]),
+        (&json!("clean"), &json!(0), &json!("shop"))
+    );
+    let body = json!({"site_id": "quiet", "origins": ["https://quiet.example"], "raw": "none"});
+    assert_eq!(central.post("/api/v2/sites", body).await.0, 200);
+    let audit = central.get("/api/v2/audit?site_id=quiet").await;
+    assert!(audit["state"] == "skipped" && audit["reason"].as_str().unwrap().contains("raw"), "{audit}");
+    let question =
+        json!({"site_id": "quiet", "metrics": ["visitors"], "date_range": "day", "dimensions": ["event:hostname"]});
+    let (status, refused) = central.post("/api/v2/query", question).await;
+    assert!(status == 400 && refused["error"].as_str().unwrap().contains("raw events"), "{refused}");
 }
 
 async fn files_carry_their_headers(central: &Running) {

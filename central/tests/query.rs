@@ -3,10 +3,14 @@
 
 #[path = "query/audit.rs"]
 mod audit;
+#[path = "query/raw.rs"]
+mod raw;
 #[path = "query/site.rs"]
 mod site;
 #[path = "query/time.rs"]
 mod time;
+#[path = "query/world.rs"]
+mod world;
 
 use central::query::QueryError;
 use proto::uplink::{FlushRows, Kind, VisitDimensions};

@@ -51,7 +51,39 @@ pub struct Gateways {
     pub retired: Vec<String>,
 }
 
+/// A gateway as its operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownGateway {
+    /// UUID of its log folder.
+    pub id: String,
+    /// The region's name.
+    pub region: String,
+    /// When it first reached central.
+    pub registered: Timestamp,
+    /// When a rebuild began to wait for it; `None` if it does not.
+    pub entered: Option<Timestamp>,
+    /// When it was retired; `None` if it is in service.
+    pub retired: Option<Timestamp>,
+}
+
 impl Control {
+    /// Every gateway that ever registered, by region and id.
+    pub async fn all_gateways(&self) -> Result<Vec<KnownGateway>, ControlError> {
+        type Row = (String, String, i64, Option<i64>, Option<i64>);
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT id, region, registered_ms, entered_ms, retired_ms FROM gateways ORDER BY region, id",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let at = |ms: i64| Timestamp::from_millisecond(ms).map_err(|_| ControlError::Damaged(ms.to_string()));
+        rows.into_iter()
+            .map(|(id, region, registered, entered, retired)| {
+                let (entered, retired) = (entered.map(at).transpose()?, retired.map(at).transpose()?);
+                Ok(KnownGateway { id, region, registered: at(registered)?, entered, retired })
+            })
+            .collect()
+    }
+
     /// Registers a gateway, and retires the one that it replaces, together.
     pub async fn register_gateway(
         &self,

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Deserialize)]
 pub struct OverDays {
     #[serde(default)]
-    site_id: String,
+    pub(super) site_id: String,
     from: Option<String>,
     to: Option<String>,
 }

@@ -6,11 +6,13 @@
 
 mod checks;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
 use super::QueryError;
 use super::days::Days;
-use crate::store::{Statement, Store, StoreError, number};
+use crate::store::{Statement, Store, StoreError, number, table};
 use checks::Check;
 
 /// How far a gateway's records have come on both ways.
@@ -24,6 +26,43 @@ pub struct Position {
     pub accepted: u64,
     /// The last record whose raw row is there, or that has none.
     pub raw: u64,
+    /// It is retired: what has not come will not.
+    pub retired: bool,
+}
+
+impl Position {
+    /// Raw rows of what flushes covered are on their way.
+    pub fn is_waiting(&self) -> bool {
+        !self.retired && self.raw < self.accepted
+    }
+}
+
+/// How far every gateway has come. `retired` has the ids of those that are.
+pub async fn positions(store: &Store, retired: &BTreeSet<String>) -> Result<Vec<Position>, QueryError> {
+    let told = store.raw_positions();
+    let mut positions: Vec<Position> = Vec::new();
+    for (of, accepted) in store.accepted_of_all().await? {
+        positions.extend(accepted.vector.into_iter().map(|position| Position {
+            raw: told.get(&(position.gateway.clone(), of.shard)).copied().unwrap_or(0),
+            retired: retired.contains(&position.gateway),
+            gateway: position.gateway,
+            shard: of.shard,
+            accepted: position.lsn,
+        }));
+    }
+    // After a restart a gateway that has nothing to send says nothing, but rows come in the order of its log.
+    if positions.iter().any(|position| position.raw == 0) {
+        let newest =
+            format!("SELECT toString(gateway), shard, max(lsn) FROM {} GROUP BY gateway, shard", table::BATCHES);
+        for row in store.rows(Statement::new(&newest)).await? {
+            let gateway = row.first().and_then(Value::as_str).unwrap_or_default();
+            let (shard, lsn) = (number(&row, 1)? as u32, number(&row, 2)?);
+            for position in positions.iter_mut().filter(|of| of.gateway == gateway && of.shard == shard) {
+                position.raw = position.raw.max(lsn);
+            }
+        }
+    }
+    Ok(positions)
 }
 
 /// The audit of a site over days, UTC, of what accepted flushes cover.
@@ -58,7 +97,7 @@ pub async fn answer(store: &Store, site: &str, days: Days, positions: &[Position
             "days": by_day.iter().map(Day::json).collect::<Vec<Value>>(),
         }));
     }
-    let waiting: Vec<Value> = positions.iter().filter(|of| of.raw < of.accepted).map(Position::json).collect();
+    let waiting: Vec<Value> = positions.iter().filter(|of| of.is_waiting()).map(Position::json).collect();
     let state = match (waiting.is_empty(), difference) {
         (false, _) => "waiting",
         (true, 0) => "clean",
@@ -77,8 +116,18 @@ pub async fn answer(store: &Store, site: &str, days: Days, positions: &[Position
     }))
 }
 
+/// When the newest batch of each gateway arrived, Unix ms.
+pub async fn last_arrivals(store: &Store) -> Result<BTreeMap<String, u64>, QueryError> {
+    let newest = format!("SELECT toString(gateway), max(arrived_ms) FROM {} GROUP BY gateway", table::BATCHES);
+    let rows = store.rows(Statement::new(&newest)).await?;
+    let arrival =
+        |row: &Vec<Value>| Ok((row.first().and_then(Value::as_str).unwrap_or_default().to_owned(), number(row, 1)?));
+    rows.iter().map(arrival).collect()
+}
+
 impl Position {
-    fn json(&self) -> Value {
+    /// `{gateway, shard, accepted, raw}`
+    pub(crate) fn json(&self) -> Value {
         json!({ "gateway": self.gateway, "shard": self.shard, "accepted": self.accepted, "raw": self.raw })
     }
 }

@@ -30,6 +30,11 @@ impl Days {
         Ok(Self { first, last })
     }
 
+    /// First and last day, as dates.
+    pub fn texts(self) -> (String, String) {
+        (Self::text(self.first), Self::text(self.last))
+    }
+
     /// Unix seconds of the first instant.
     pub(super) fn start(self) -> u64 {
         u64::from(self.first) * DAY_S

@@ -61,10 +61,8 @@ impl Scope<'_> {
         statement
             .push("(SELECT at_ms, name, hostname, path, prop_keys, prop_values, visitor, visit_sid, visit_seq FROM ");
         statement.push(&counted).bind(self.site).push(&period);
-        statement.push(&format!(
-            ") AS e INNER ANY JOIN (SELECT sid, seq{columns} FROM {} FINAL WHERE site = ",
-            table::VISITS
-        ));
+        statement
+            .push(&format!(") AS e INNER JOIN (SELECT sid, seq{columns} FROM {} FINAL WHERE site = ", table::VISITS));
         statement.bind(self.site).push(&format!(" AND start_ms < {to} AND last_ms >= {from}"));
         statement.push(") AS v ON e.visit_sid = v.sid AND e.visit_seq = v.seq WHERE 1");
     }

@@ -9,8 +9,16 @@ use super::question::{Dimension, Direction, Key, Metric};
 use crate::store::Statement;
 
 /// The sums that all metrics are made of.
-const SUMS: [Sum; 7] =
-    [Sum::Pageviews, Sum::Events, Sum::Visitors, Sum::Visits, Sum::Bounces, Sum::DurationMs, Sum::VisitPageviews];
+const SUMS: [Sum; 8] = [
+    Sum::Pageviews,
+    Sum::Events,
+    Sum::Visitors,
+    Sum::Visits,
+    Sum::WholeVisits,
+    Sum::Bounces,
+    Sum::DurationMs,
+    Sum::VisitPageviews,
+];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sum {
@@ -19,6 +27,8 @@ enum Sum {
     Events,
     Visitors,
     Visits,
+    /// Those that bounces, durations and their pageviews are of; events can tell visits, but not these.
+    WholeVisits,
     Bounces,
     DurationMs,
     VisitPageviews,
@@ -84,7 +94,7 @@ fn push_groups(statement: &mut Statement, plan: &Plan) {
     let groups = plan.question.dimensions.len();
     if groups > 0 {
         let names: Vec<String> = (0..groups).map(|index| format!("d{index}")).collect();
-        let present = [Sum::Pageviews, Sum::Events, Sum::Visitors, Sum::Visits];
+        let present = [Sum::Pageviews, Sum::Events, Sum::Visitors, Sum::Visits, Sum::WholeVisits];
         let present = present.map(|sum| format!("sum({})", column(sum))).join(" + ");
         statement.push(&format!(" GROUP BY {} HAVING {present} > 0", names.join(", ")));
     }
@@ -136,7 +146,7 @@ fn gather(sum: Sum, part: &Part) -> &'static str {
         (_, Sum::Pageviews | Sum::VisitPageviews) => "sum(toUInt64(pageviews))",
         (_, Sum::Events) => "sum(toUInt64(events))",
         (_, Sum::Visitors) => "uniqExact(visitor)",
-        (_, Sum::Visits) => "count()",
+        (_, Sum::Visits | Sum::WholeVisits) => "count()",
         (_, Sum::Bounces) => "countIf(pageviews = 1 AND events = 0)",
         (_, Sum::DurationMs) => "sum(toUInt64(greatest(last_ms, start_ms) - start_ms))",
     }
@@ -148,9 +158,9 @@ fn needs(metric: Metric) -> &'static [Sum] {
         Metric::Visits => &[Sum::Visits],
         Metric::Pageviews => &[Sum::Pageviews],
         Metric::Events => &[Sum::Pageviews, Sum::Events],
-        Metric::BounceRate => &[Sum::Bounces, Sum::Visits],
-        Metric::VisitDuration => &[Sum::DurationMs, Sum::Visits],
-        Metric::ViewsPerVisit => &[Sum::VisitPageviews, Sum::Visits],
+        Metric::BounceRate => &[Sum::Bounces, Sum::WholeVisits],
+        Metric::VisitDuration => &[Sum::DurationMs, Sum::WholeVisits],
+        Metric::ViewsPerVisit => &[Sum::VisitPageviews, Sum::WholeVisits],
     }
 }
 
@@ -160,9 +170,13 @@ fn value(metric: Metric, all_visitors: u64) -> String {
         Metric::Visits => "sum(s_visits)",
         Metric::Pageviews => "sum(s_pageviews)",
         Metric::Events => "sum(s_pageviews) + sum(s_events)",
-        Metric::BounceRate => "if(sum(s_visits) = 0, 0, round(100 * sum(s_bounces) / sum(s_visits)))",
-        Metric::VisitDuration => "if(sum(s_visits) = 0, 0, round(sum(s_duration_ms) / 1000 / sum(s_visits)))",
-        Metric::ViewsPerVisit => "if(sum(s_visits) = 0, 0, round(sum(s_visit_pageviews) / sum(s_visits), 2))",
+        Metric::BounceRate => "if(sum(s_whole_visits) = 0, 0, round(100 * sum(s_bounces) / sum(s_whole_visits)))",
+        Metric::VisitDuration => {
+            "if(sum(s_whole_visits) = 0, 0, round(sum(s_duration_ms) / 1000 / sum(s_whole_visits)))"
+        }
+        Metric::ViewsPerVisit => {
+            "if(sum(s_whole_visits) = 0, 0, round(sum(s_visit_pageviews) / sum(s_whole_visits), 2))"
+        }
         Metric::Percentage if all_visitors == 0 => "NULL",
         Metric::Percentage => return format!("round(100 * sum(s_visitors) / {all_visitors}, 1)"),
     };
@@ -176,6 +190,7 @@ fn column(sum: Sum) -> &'static str {
         Sum::Events => "s_events",
         Sum::Visitors => "s_visitors",
         Sum::Visits => "s_visits",
+        Sum::WholeVisits => "s_whole_visits",
         Sum::Bounces => "s_bounces",
         Sum::DurationMs => "s_duration_ms",
         Sum::VisitPageviews => "s_visit_pageviews",

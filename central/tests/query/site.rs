@@ -1,7 +1,7 @@
 //! A site of its own for each test, in one store.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use central::query::{QueryError, SiteRef, answer};
@@ -9,6 +9,7 @@ use central::store::{Flush, Store, StoreConfig, StoreError};
 use jiff::Timestamp;
 use proto::uplink::{FlushId, FlushRows, Kind, RollupRow, UniqueRow, VisitDimensions, VisitRow};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 /// The time of every question.
@@ -112,8 +113,10 @@ pub fn seconds(at: &str) -> u64 {
     at.parse::<Timestamp>().unwrap().as_second() as u64
 }
 
-/// One store for all tests that run at the same time: a process has one open. The last to go closes it.
+/// One store for all tests that run at the same time: a process has one open. The last to go closes it. What it spawns
+/// must outlive the runtime of the test that happened to open it.
 async fn store() -> Arc<Store> {
+    static LASTING: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
     static SHARED: Mutex<Option<Weak<Store>>> = Mutex::const_new(None);
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("query-store");
     let mut shared = SHARED.lock().await;
@@ -126,7 +129,8 @@ async fn store() -> Arc<Store> {
         None => drop(std::fs::remove_dir_all(&path)),
     }
     loop {
-        match Store::open(StoreConfig { path: path.clone(), ..Default::default() }).await {
+        let config = StoreConfig { path: path.clone(), ..Default::default() };
+        match LASTING.spawn(Store::open(config)).await.unwrap() {
             Err(StoreError::InUse(_)) => tokio::time::sleep(Duration::from_millis(20)).await, // being closed
             opened => {
                 let store = Arc::new(opened.unwrap());
