@@ -1,0 +1,7 @@
+//! The product's own code, from the agent's core to central's uplink, under one seed: virtual time, a network that loses and
+//! delays, a Redis in memory that executes the real functions, disks that tear.
+//!
+//! [`redis`] is the region's Redis, [`network`] what lies between the processes.
+
+pub mod network;
+pub mod redis;
