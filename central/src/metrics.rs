@@ -26,6 +26,10 @@ pub struct Metrics {
     pub accept_seconds: Histogram,
     /// From the cut in the region to the acceptance here, by both clocks, seconds: how far reports lag behind.
     pub flush_age_seconds: Gauge<f64, AtomicU64>,
+    /// Raw rows that are durable, repeats among them.
+    pub raw_rows: Counter,
+    /// Epochs that were opened: a Redis was lost, or fell behind what central was told.
+    pub epochs: Counter,
     /// Open uplink streams, by who is at their other end.
     pub uplink_streams: Family<PeerLabels, Gauge>,
     /// Uplink streams that ended with a refusal.
@@ -125,6 +129,8 @@ impl Metrics {
             unknown_site_rows: Counter::default(),
             accept_seconds: seconds(),
             flush_age_seconds: Gauge::default(),
+            raw_rows: Counter::default(),
+            epochs: Counter::default(),
             uplink_streams: Family::default(),
             uplink_refusals: Counter::default(),
             uplink_unauthorized: Counter::default(),
@@ -143,6 +149,8 @@ impl Metrics {
         registry.register_with_unit("accept", help, Unit::Seconds, m.accept_seconds.clone());
         let help = "From the newest accepted cut in the region to its acceptance";
         registry.register_with_unit("flush_age", help, Unit::Seconds, m.flush_age_seconds.clone());
+        registry.register("raw_rows", "Raw rows that are durable", m.raw_rows.clone());
+        registry.register("epochs", "Epochs opened to rebuild a lost Redis", m.epochs.clone());
         registry.register("uplink_streams", "Open uplink streams", m.uplink_streams.clone());
         registry.register("uplink_refusals", "Uplink streams ended with a refusal", m.uplink_refusals.clone());
         let help = "Uplink calls without the right token";

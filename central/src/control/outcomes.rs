@@ -5,22 +5,25 @@ use proto::{Message as _, uplink::Outcomes};
 use super::{Control, ControlError, kept, shards::ShardId};
 
 impl Control {
-    /// Keeps what a flush carries. A repeat changes nothing.
+    /// Keeps what a flush carries, but of retired gateways, which never ask. A repeat changes nothing.
     pub async fn keep_outcomes(&self, id: &ShardId, outcomes: &[Outcomes]) -> Result<(), ControlError> {
         if outcomes.is_empty() {
             return Ok(());
         }
         let mut transaction = self.write().await?;
         for call in outcomes {
-            sqlx::query("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?)")
-                .bind(&id.region)
-                .bind(id.shard)
-                .bind(&call.gateway)
-                .bind(kept(call.last)?)
-                .bind(kept(call.epoch)?)
-                .bind(call.encode_to_vec())
-                .execute(&mut *transaction)
-                .await?;
+            sqlx::query(
+                "INSERT OR REPLACE INTO outcomes SELECT ?1, ?2, ?3, ?4, ?5, ?6
+                 WHERE NOT EXISTS (SELECT 1 FROM gateways WHERE id = ?3 AND retired_ms IS NOT NULL)",
+            )
+            .bind(&id.region)
+            .bind(id.shard)
+            .bind(&call.gateway)
+            .bind(kept(call.last)?)
+            .bind(kept(call.epoch)?)
+            .bind(call.encode_to_vec())
+            .execute(&mut *transaction)
+            .await?;
         }
         transaction.commit().await?;
         Ok(())

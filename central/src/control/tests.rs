@@ -226,6 +226,9 @@ async fn outcomes_are_kept_until_their_gateway_has_them_or_is_retired() {
     assert_eq!(control.outcomes(&shard(), "b", 0).await.unwrap(), calls[3..]);
     control.retire_gateway("b", noon()).await.unwrap();
     assert_eq!(control.outcomes(&shard(), "b", 0).await.unwrap(), []);
+    control.keep_outcomes(&shard(), &calls).await.unwrap();
+    assert_eq!(control.outcomes(&shard(), "b", 0).await.unwrap(), []);
+    assert_eq!(control.outcomes(&shard(), "a", 0).await.unwrap(), calls[..3]);
 }
 
 #[tokio::test]

@@ -77,6 +77,7 @@ pub(super) async fn gather(
         let reached: Vec<_> = frames.iter().map(|frame| ((frame.gateway.clone(), frame.shard), frame.last)).collect();
         let outcome = insert(&writer, frames).await;
         if outcome.is_ok() {
+            let reached = reached.into_iter().filter(|((gateway, _), _)| !gateway.is_empty()); // no one's: a barrier
             positions.lock().unwrap_or_else(PoisonError::into_inner).extend(reached);
         }
         for answer in answers {

@@ -5,7 +5,9 @@ use proto::uplink::{Remembered, VisitDimensions, VisitRow};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Statement, Store, StoreError, number, table, text};
+use super::{RawFrame, Statement, Store, StoreError, number, table, text};
+
+const HOUR_MS: u64 = 60 * 60 * 1000;
 
 /// Rows of one answer: a few MiB.
 const SLICE_ROWS: u64 = 20_000;
@@ -49,7 +51,8 @@ impl Store {
         if gateways.is_empty() {
             return Ok(());
         }
-        const HOUR_MS: u64 = 60 * 60 * 1000;
+        // Rows that these gateways sent before they were retired may still be on their way to the tables.
+        self.take_raw(RawFrame::default()).await?.await?;
         let condition = || {
             let over = format!(
                 "(intDiv(toUnixTimestamp(stamp), 3600) + 1) * {HOUR_MS} + if(class = 0, {ACCEPT_SHORT_MS}, {ACCEPT_LONG_MS})"

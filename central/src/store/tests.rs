@@ -1,24 +1,74 @@
 //! Against the real engine. A process has one at a time, so the tests take turns.
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use proto::Message as _;
 use proto::uplink::{FlushId, FlushRows, GatewayPosition, Kind, LedgerRow, RollupRow, UniqueRow, VisitRow};
 
+use serde_json::{Value, json};
+
 use super::manifest::{Manifest, Stream, Turn};
 use super::rows::Origin;
 use super::writer::Writer;
-use super::{Flush, Parts, Statement, StoreConfig, StoreError, table};
+use super::{Flush, Parts, Statement, Store, StoreConfig, StoreError, table};
 
+mod epochs;
 mod raw;
 
 const SITE: &str = "shop.example";
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// In the environment of a test that was started to be killed: the folder.
+const CHILD: &str = "TIDELINE_TEST_CHILD";
+
 fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let _alone = alone();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
+}
+
+async fn open(path: &Path) -> Store {
+    Store::open(StoreConfig { path: path.to_owned(), ..Default::default() }).await.unwrap()
+}
+
+async fn rows_of(store: &Store, sql: &str) -> Value {
+    json!(store.rows(Statement::new(sql)).await.unwrap())
+}
+
+/// This test binary once more, with one test that goes on until it is killed.
+struct Child(std::process::Child);
+
+impl Child {
+    fn start(test: &str, folder: &Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([&format!("store::tests::{test}"), "--exact"]).env(CHILD, folder).stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    /// Kills it this many milliseconds after it has come far enough.
+    async fn kill_after(mut self, far_enough: impl Fn() -> bool, ms: u64) {
+        let began = Instant::now();
+        while !far_enough() {
+            assert!(began.elapsed() < Duration::from_secs(120) && self.0.try_wait().unwrap().is_none());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// The folder, in a process that was started to be killed.
+fn child_of() -> Option<PathBuf> {
+    std::env::var_os(CHILD).map(PathBuf::from)
 }
 
 fn flush(epoch: u64, n: u64, term: u64) -> Flush {
@@ -149,7 +199,7 @@ fn a_flush_that_waited_in_a_file_counts_like_any_other() {
         writer.accept(Flush { rows, ..flush(1, n, 1) }).unwrap();
     }
     let counted = Statement::new("SELECT sum(pageviews), uniqExact(t) FROM tideline.rollup_1m");
-    assert_eq!(serde_json::json!(writer.connection().rows(&counted).unwrap()), serde_json::json!([[100, 50]]));
+    assert_eq!(json!(writer.connection().rows(&counted).unwrap()), json!([[100, 50]]));
     drop((writer, readers));
 }
 
@@ -179,7 +229,7 @@ fn a_folder_of_the_first_version_opens_and_goes_on() {
     writer.accept(Flush { rows: rows.into(), ..flush(1, 1, 1) }).unwrap();
     check(&mut writer, 2, "the first version");
     let visit = Statement::new("SELECT entry_ms, exit_ms, src FROM tideline.visits FINAL");
-    assert_eq!(serde_json::json!(writer.connection().rows(&visit).unwrap()), serde_json::json!([[5, 6, 1]]));
+    assert_eq!(json!(writer.connection().rows(&visit).unwrap()), json!([[5, 6, 1]]));
     drop((writer, readers));
 }
 

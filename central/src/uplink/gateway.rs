@@ -50,7 +50,11 @@ pub(super) async fn converse(with: &mut Conversation, hello: GatewayHello) -> Re
                 gateway.tell(with, &newest).await?;
             }
             _ = progressing.changed() => gateway.tell_progress(with).await?,
-            ack = gateway.unacked.next() => with.answer(central_frame::Frame::RawAck(ack?)).await?,
+            durable = gateway.unacked.next() => {
+                let (ack, rows) = durable?;
+                central.metrics.raw_rows.inc_by(rows);
+                with.answer(central_frame::Frame::RawAck(ack)).await?;
+            }
             _ = again.tick() => {
                 let newest = published.borrow().clone();
                 gateway.tell(with, &newest).await?;

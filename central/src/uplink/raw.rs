@@ -16,7 +16,7 @@ const UNACKED_MAX: usize = 8;
 
 /// The frames of one stream that are not durable yet, in their order.
 #[derive(Default)]
-pub(super) struct Unacked(VecDeque<(RawAck, Durably)>);
+pub(super) struct Unacked(VecDeque<(RawAck, u64, Durably)>);
 
 impl Unacked {
     pub(super) fn is_full(&self) -> bool {
@@ -27,18 +27,19 @@ impl Unacked {
     pub(super) async fn take(&mut self, books: &dyn Books, gateway: &str, rows: RawRows) -> Result<(), Ended> {
         let ack = RawAck { shard: rows.shard, generation: rows.generation, last: rows.last };
         let frame = checked(gateway, rows)?;
-        self.0.push_back((ack, books.take_raw(frame).await?));
+        let count = frame.rows.len() as u64;
+        self.0.push_back((ack, count, books.take_raw(frame).await?));
         Ok(())
     }
 
-    /// The ack of the oldest frame, once it is durable. Waits for ever if there is none.
-    pub(super) async fn next(&mut self) -> Result<RawAck, BooksError> {
+    /// The ack of the oldest frame and how many rows it had, once it is durable. Waits for ever if there is none.
+    pub(super) async fn next(&mut self) -> Result<(RawAck, u64), BooksError> {
         poll_fn(|context| match self.0.front_mut() {
-            Some((_, durably)) => durably.as_mut().poll(context),
+            Some((.., durably)) => durably.as_mut().poll(context),
             None => std::task::Poll::Pending,
         })
         .await?;
-        Ok(self.0.pop_front().map(|(ack, _)| ack).unwrap_or_default()) // the front was there just now
+        Ok(self.0.pop_front().map(|(ack, rows, _)| (ack, rows)).unwrap_or_default()) // the front was there just now
     }
 }
 

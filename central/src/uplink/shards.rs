@@ -151,6 +151,7 @@ impl Central {
         (standing.epoch, standing.next_flush) = (epoch, 0);
         self.shards.tell(id, &standing);
         self.books.led(id, epoch, 0);
+        self.metrics.epochs.inc();
         warn!(region = id.region, shard = id.shard, epoch, term, reason, "shard is rebuilt under a new epoch");
         self.books.delete_unfinished().await?;
         Ok((epoch, standing.accepted.clone()))

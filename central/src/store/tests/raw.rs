@@ -1,18 +1,12 @@
 //! Raw rows, and what a lost Redis is rebuilt from.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
 use proto::record::{Dropped, Record, RecordedEvent};
 use proto::uplink::{Remembered, VisitDimensions};
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::super::{RawFrame, RawRow, Store};
+use super::super::{RawFrame, RawRow};
 use super::*;
 
-const CHILD: &str = "TIDELINE_TEST_RAW";
 const HOUR_MS: u64 = 60 * 60 * 1000;
 /// 2026-11-22T12:00:00Z
 const STAMP_MS: u64 = 1_795_348_800_000;
@@ -57,19 +51,6 @@ async fn take(store: &Store, frame: RawFrame) {
     store.take_raw(frame).await.unwrap().await.unwrap();
 }
 
-async fn rows(store: &Store, sql: &str) -> Value {
-    json!(store.rows(Statement::new(sql)).await.unwrap())
-}
-
-async fn open(path: &Path) -> Store {
-    Store::open(StoreConfig { path: path.to_owned(), ..Default::default() }).await.unwrap()
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let _alone = alone();
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
-}
-
 #[test]
 fn of_the_outcomes_of_a_batch_the_highest_epoch_stays() {
     run(async {
@@ -91,16 +72,16 @@ fn of_the_outcomes_of_a_batch_the_highest_epoch_stays() {
         for _ in 0..2 {
             take(&store, counted(2)).await; // a repeat replaces itself
             take(&store, counted(1)).await; // and an older outcome changes nothing
-            assert_eq!(rows(&store, batches).await, json!([["g1", 4, 2, 2, 1, 1, 14, 1, [3], [1], [5], [4], [2]]]));
+            assert_eq!(rows_of(&store, batches).await, json!([["g1", 4, 2, 2, 1, 1, 14, 1, [3], [1], [5], [4], [2]]]));
             let (keys, values) = (json!(["plan", "colour"]), json!(["pro", "a\n\nb"]));
             let expected =
                 json!([[0, 1, "pageview", keys, values, 7], [1, 0, "", [], [], 0], [2, 1, "Signup", keys, values, 7]]);
-            assert_eq!(rows(&store, events).await, expected);
+            assert_eq!(rows_of(&store, events).await, expected);
         }
         // Redis was lost, and another gateway's copy came first: this time every event was dropped.
         take(&store, dropped(3)).await;
-        assert_eq!(rows(&store, batches).await, json!([["g2", 8, 3, 0, 0, 0, 0, 0, [4], [3], [], [], []]]));
-        assert_eq!(rows(&store, "SELECT count(), sum(counted) FROM tideline.events FINAL").await, json!([[3, 0]]));
+        assert_eq!(rows_of(&store, batches).await, json!([["g2", 8, 3, 0, 0, 0, 0, 0, [4], [3], [], [], []]]));
+        assert_eq!(rows_of(&store, "SELECT count(), sum(counted) FROM tideline.events FINAL").await, json!([[3, 0]]));
         let positions = store.raw_positions();
         assert_eq!(positions[&("g1".to_owned(), 3)], 4);
         assert_eq!(positions[&("g2".to_owned(), 3)], 8);
@@ -124,9 +105,9 @@ fn frames_that_wait_together_share_an_insert() {
         for durable in durable {
             durable.await.unwrap();
         }
-        assert_eq!(rows(&store, "SELECT count() FROM tideline.batches FINAL").await, json!([[20]]));
+        assert_eq!(rows_of(&store, "SELECT count() FROM tideline.batches FINAL").await, json!([[20]]));
         let parts = "SELECT count() <= 3 FROM system.parts WHERE table = 'batches' AND active";
-        assert_eq!(rows(&store, parts).await, json!([[1]]));
+        assert_eq!(rows_of(&store, parts).await, json!([[1]]));
         assert_eq!(store.raw_positions()[&("g0".to_owned(), 3)], 70);
         store.close().await;
     });
@@ -224,9 +205,9 @@ fn the_newest_states_of_a_shards_visits_go_on() {
 /// Not a test by itself: what [`raw_rows_that_were_acknowledged_survive_kills`] kills.
 #[test]
 fn take_raw_rows_until_killed() {
-    let Some(path) = std::env::var_os(CHILD) else { return };
+    let Some(path) = child_of() else { return };
     run(async {
-        let path = Path::new(&path);
+        let path = path.as_path();
         let store = open(path).await;
         for lsn in last_acknowledged(path).. {
             // What a gateway does that did not get the ack: the last one again, then the next.
@@ -249,33 +230,22 @@ fn raw_rows_that_were_acknowledged_survive_kills() {
         open(folder.path()).await.close().await;
         let mut before = 1;
         for round in 0..4 {
-            let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["store::tests::raw::take_raw_rows_until_killed", "--exact"])
-                .env(CHILD, folder.path())
-                .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
-            let began = tokio::time::Instant::now();
-            while last_acknowledged(folder.path()) < before + 3 && began.elapsed() < Duration::from_secs(60) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            tokio::time::sleep(Duration::from_millis(311 * round)).await; // anywhere in the next second's insert
-            child.kill().unwrap();
-            child.wait().unwrap();
+            let child = Child::start("raw::take_raw_rows_until_killed", folder.path());
+            child.kill_after(|| last_acknowledged(folder.path()) >= before + 3, 311 * round).await;
 
             let acknowledged = last_acknowledged(folder.path());
             assert!(acknowledged >= before + 3, "the child came to {acknowledged} from {before}");
             before = acknowledged;
             let store = open(folder.path()).await;
             let batches = "SELECT uniqExact(seq), count(), max(seq) FROM tideline.batches FINAL";
-            let there = rows(&store, batches).await;
+            let there = rows_of(&store, batches).await;
             let count = there[0][0].as_u64().unwrap();
             assert!(count == acknowledged || count == acknowledged + 1, "{there}: {acknowledged} were acknowledged");
             assert_eq!(there, json!([[count, count, count]]), "none is missing or doubled");
             let whole = "SELECT count() FROM (SELECT seq, count() AS indices, sum(counted) AS counted \
                  FROM tideline.events FINAL GROUP BY seq HAVING indices = 3 AND counted = 2) \
                  WHERE seq IN (SELECT seq FROM tideline.batches)";
-            assert_eq!(rows(&store, whole).await, json!([[count]]), "a batch is there with its events");
+            assert_eq!(rows_of(&store, whole).await, json!([[count]]), "a batch is there with its events");
             store.close().await;
         }
     });
