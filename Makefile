@@ -2,6 +2,7 @@
 # make test    installs what this machine lacks, and runs every test, the browser's included
 # make build   builds only (release)
 # make check   format, lints and documentation, all warnings denied
+# make torture CYCLES=200   kills, stops and starves a region of real processes under load; the table of docs/OPERATIONS.md
 # make bench   what an event costs the gateway, in CPU time
 #
 # The parts that the Rust code embeds come first: the browser agent (gateway), the dashboard (central), the lists of
@@ -11,7 +12,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test build check bench clean parts machine test-machine agent libchdb
+.PHONY: run test build check bench torture clean parts machine test-machine agent libchdb
 
 # Where rustup puts cargo, for shells that have not read its profile, and where Debian puts haproxy.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
@@ -46,6 +47,12 @@ check: parts
 
 bench: parts
 	@cargo bench --locked -p gateway --bench ingest
+
+# Unattended, with a line for every fault and a table at the end; the figures are also in target/torture.json.
+torture: test-machine build
+	$(say) 'tideline: release build of the torture'
+	@cargo build --release --locked -p harness --bin torture
+	@$(TARGET)/release/torture --cycles $(or $(CYCLES),200) --json $(TARGET)/torture.json $(ARGS)
 
 clean:
 	cargo clean

@@ -21,6 +21,7 @@ debian_packages() {
   command -v redis-server >/dev/null || wanted+=(redis-server)
   [ -s /etc/ssl/certs/ca-certificates.crt ] || wanted+=(ca-certificates)
   if [ "$1" = test ]; then
+    command -v strace >/dev/null || wanted+=(strace)
     command -v chromium >/dev/null || wanted+=(chromium)
     # Debian keeps it in /usr/sbin, which a user's PATH may lack.
     command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || wanted+=(haproxy)

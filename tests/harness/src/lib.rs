@@ -10,6 +10,7 @@ pub mod audit;
 pub mod load;
 pub mod page;
 pub mod process;
+pub mod proxy;
 pub mod region;
 pub mod strace;
 pub mod torture;

@@ -158,6 +158,11 @@ impl Role {
         self.address("listen")
     }
 
+    /// Health and metrics.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.address("admin")
+    }
+
     /// Central's uplink.
     pub fn uplink(&self) -> SocketAddr {
         self.address("uplink")
@@ -165,7 +170,7 @@ impl Role {
 
     /// `GET` of its admin address: status and body; `None` if nobody answers.
     pub async fn admin(&self, http: &reqwest::Client, path: &str) -> Option<(u16, String)> {
-        let url = format!("http://{}{path}", self.address("admin"));
+        let url = format!("http://{}{path}", self.admin_address());
         let answer = http.get(url).timeout(Duration::from_secs(2)).send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }

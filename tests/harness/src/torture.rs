@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use comfy_table::{Table, presets};
 use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 use serde::Serialize;
@@ -62,14 +62,11 @@ enum Fault {
     CentralAtCall,
 }
 
-/// Every kind, the ones that matter most more than once.
-const FAULTS: [Fault; 13] = [
-    Fault::KillGateway,
+/// Every kind once. They are inflicted in rounds, each round in an order of its own.
+const FAULTS: [Fault; 10] = [
     Fault::KillGateway,
     Fault::KillAggregator,
     Fault::KillCentral,
-    Fault::KillCentral,
-    Fault::KillRedis,
     Fault::KillRedis,
     Fault::KillTwo,
     Fault::RestartGateway,
@@ -119,10 +116,15 @@ impl Torture {
         let load = Load::start(plan, region.doors());
         let mut faults = std::collections::BTreeMap::<String, u32>::new();
         let mut longest = Duration::ZERO;
+        let mut round = Vec::new();
         load.more(PROGRESS, PROGRESS_MAX).await?;
         for cycle in 1..=self.cycles {
-            let fault = *FAULTS.choose(&mut random).expect("there are faults");
-            let what = fault.inflict(&mut region, &load, &mut random).await?;
+            if round.is_empty() {
+                round.extend(FAULTS);
+                round.shuffle(&mut random);
+            }
+            let fault = round.pop().expect("a round is not empty");
+            let what = fault.inflict(&mut region, &mut random).await?;
             *faults.entry(what.clone()).or_default() += 1;
             let healed =
                 region_works(&mut region, &load).await.map_err(|why| format!("cycle {cycle}, {what}: {why}"))?;
@@ -164,7 +166,7 @@ async fn region_works(region: &mut Region, load: &Load) -> Result<Duration, Stri
 
 impl Fault {
     /// Does it, and starts again what died. Says what was done.
-    async fn inflict(self, region: &mut Region, load: &Load, random: &mut SmallRng) -> Result<String, String> {
+    async fn inflict(self, region: &mut Region, random: &mut SmallRng) -> Result<String, String> {
         // A fault meets work that is half done, never a region that has just come to rest.
         tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
         let gateway = random.random_range(0..region.gateways.len());
@@ -262,7 +264,6 @@ impl Fault {
                 role.process.kill();
                 role.process.start();
                 let name = if self == Self::GatewayAtCall { "gateway" } else { "central" };
-                let _ = load;
                 Ok(if died { format!("{name} killed at {call}") } else { format!("{name} killed after strace") })
             }
         }
