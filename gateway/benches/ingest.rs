@@ -67,13 +67,14 @@ fn main() {
 
 fn ingest() -> Ingest {
     let clock = Clock::new();
-    let today = gateway::visitor::LocalDay::at(clock.now_ms(), &jiff::tz::TimeZone::UTC);
+    let day = |ms| gateway::visitor::LocalDay::at(ms, &jiff::tz::TimeZone::UTC).to_string();
+    let now_ms = clock.now_ms();
     let sites = Sites::default();
     let site =
         Site { name: "shop".into(), origins: vec!["https://shop.example".into()], timezone: "UTC".into(), raw: 0 };
     let salts = vec![
-        Salt { day: today.to_string(), key: vec![7; 16] },
-        Salt { day: today.yesterday().to_string(), key: vec![8; 16] },
+        Salt { day: day(now_ms), key: vec![7; 16] },
+        Salt { day: day(now_ms - 24 * 60 * 60 * 1000), key: vec![8; 16] },
     ];
     sites.replace(&Configuration { sites: vec![site], salts, ..Default::default() }).expect("a good configuration");
     Ingest {

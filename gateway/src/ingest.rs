@@ -100,9 +100,9 @@ impl Ingest {
             valid.events.clear();
             valid.dropped.push(Dropped { reason: Reason::Bot as u32, events, ..Default::default() });
         }
-        let visitor = match valid.events.first() {
-            Some(first) => visitor(table, site, client, first.at_ms, clocks.arrived_ms)?,
-            None => 0,
+        let (visitor, visitor_across_midnight) = match valid.events.first() {
+            Some(first) => visitors(table, site, client, first.at_ms, clocks.arrived_ms)?,
+            None => (0, 0),
         };
         let dimensions =
             valid.events.first().map(|first| self.dimensions(client, first, valid.screen.clone(), valid.language));
@@ -116,7 +116,7 @@ impl Ingest {
             events: valid.events.iter().map(recorded).collect(),
             dropped: valid.dropped,
             dimensions,
-            visitor_across_midnight: 0,
+            visitor_across_midnight,
         };
         Some((record, valid.refused))
     }
@@ -144,12 +144,14 @@ fn identify(sid: &[u8], seq: u32, class: i32, now_ms: u64) -> Result<(Sid, u32),
     validate::identity(sid, seq, class, now_ms).map_err(|reason| Refusal { sid: sid.to_vec(), seq, reason })
 }
 
-/// By the local day of the event, so that a batch that comes late has the visitor it would have had. A day whose salt is gone
-/// counts as the day of arrival.
-fn visitor(table: &Table, site: &Site, client: &Client, at_ms: u64, arrived_ms: u64) -> Option<u64> {
+/// The visitor by the local day of the event, so that a batch that comes late has the one it would have had; and near midnight
+/// the same client by the other day, 0 otherwise. A day whose salt is gone counts as the day of arrival.
+fn visitors(table: &Table, site: &Site, client: &Client, at_ms: u64, arrived_ms: u64) -> Option<(u64, u64)> {
     let salt = |ms| table.salts.of(LocalDay::at(ms, &site.timezone));
-    let salt = salt(at_ms).or_else(|| salt(arrived_ms))?;
-    Some(VisitorId::of(salt, &site.name, client.address, &client.user_agent).get())
+    let visitor = |salt| VisitorId::of(salt, &site.name, client.address, &client.user_agent).get();
+    let Some(of_the_day) = salt(at_ms) else { return Some((visitor(salt(arrived_ms)?), 0)) };
+    let of_the_other = LocalDay::across_midnight(at_ms, &site.timezone).and_then(|day| table.salts.of(day));
+    Some((visitor(of_the_day), of_the_other.map_or(0, visitor)))
 }
 
 fn recorded(event: &ValidEvent<'_>) -> RecordedEvent {

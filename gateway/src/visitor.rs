@@ -5,6 +5,9 @@ use std::{collections::BTreeMap, fmt, hash::Hasher, net::IpAddr, str::FromStr};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use siphasher::sip::SipHasher24;
 
+/// A visit goes on when its next event comes within this time, so this far from midnight it may have begun on the other day.
+pub const ACROSS_MIDNIGHT_MS: u64 = 30 * 60 * 1000;
+
 /// A visitor of one site on one local day. Says nothing about the visitor once the day's salt is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VisitorId(u64);
@@ -69,9 +72,12 @@ impl LocalDay {
         Self(timezone.to_datetime(timestamp.unwrap_or(Timestamp::MAX)).date())
     }
 
-    /// The day before: its salt is tried first for 30 minutes after midnight, so that a running visit keeps its visitor.
-    pub fn yesterday(self) -> Self {
-        Self(self.0.yesterday().unwrap_or(self.0))
+    /// The other day, within [`ACROSS_MIDNIGHT_MS`] of the site's midnight: a visitor of this moment may have a visit that
+    /// runs under that day's salt.
+    pub fn across_midnight(unix_ms: u64, timezone: &TimeZone) -> Option<Self> {
+        let day = Self::at(unix_ms, timezone);
+        let around = [unix_ms.checked_sub(ACROSS_MIDNIGHT_MS)?, unix_ms.checked_add(ACROSS_MIDNIGHT_MS)?];
+        around.into_iter().map(|ms| Self::at(ms, timezone)).find(|other| *other != day)
     }
 }
 

@@ -56,10 +56,44 @@ fn the_day_turns_at_the_sites_midnight() {
     assert_eq!(LocalDay::at(at("2026-03-28T23:00:00Z"), &berlin).to_string(), "2026-03-29");
     assert_eq!(LocalDay::at(at("2026-03-29T21:59:59Z"), &berlin).to_string(), "2026-03-29");
     assert_eq!(LocalDay::at(at("2026-03-29T22:00:00Z"), &berlin).to_string(), "2026-03-30");
-    assert_eq!(LocalDay::at(at("2026-01-01T00:00:00Z"), &TimeZone::UTC).yesterday().to_string(), "2025-12-31");
-
     let _ = LocalDay::at(u64::MAX, &berlin); // no panic
 }
+
+#[test]
+fn near_the_sites_midnight_there_is_another_day() {
+    let other = |utc: &str, zone: &str| {
+        let zone = TimeZone::get(zone).unwrap();
+        LocalDay::across_midnight(at(utc), &zone).map(|day| day.to_string())
+    };
+    let day = |text: &str| Some(text.to_owned());
+    assert_eq!(other("2026-11-22T18:14:59Z", "Asia/Kathmandu"), day("2026-11-23"));
+    assert_eq!(other("2026-11-22T18:15:00Z", "Asia/Kathmandu"), day("2026-11-22"));
+    assert_eq!(other("2026-11-22T18:44:59.999Z", "Asia/Kathmandu"), day("2026-11-22"));
+    assert_eq!(other("2026-11-22T18:45:00Z", "Asia/Kathmandu"), None);
+    assert_eq!(other("2026-11-22T17:44:59Z", "Asia/Kathmandu"), None);
+    assert_eq!(other("2026-11-22T17:45:00Z", "Asia/Kathmandu"), day("2026-11-23"));
+    // The clocks go from 23:59:59 to 01:00: midnight does not exist.
+    assert_eq!(other("2026-04-23T22:00:00Z", "Africa/Cairo"), day("2026-04-23"));
+    assert_eq!(other("2026-04-23T21:59:59Z", "Africa/Cairo"), day("2026-04-24"));
+    // A whole day does not exist: 29 December 2011 is followed by the 31st.
+    assert_eq!(other("2011-12-30T10:00:00Z", "Pacific/Apia"), day("2011-12-29"));
+    assert_eq!(other("2011-12-30T09:59:59Z", "Pacific/Apia"), day("2011-12-31"));
+    assert_eq!(LocalDay::across_midnight(u64::MAX, &TimeZone::UTC), None); // no panic
+    assert_eq!(LocalDay::across_midnight(0, &TimeZone::UTC), None);
+}
+
+/// With their oddities: +05:45, +12:45 with daylight saving, a half-hour one, one at midnight, and two far ends.
+const ZONES: [&str; 9] = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Asia/Kathmandu",
+    "Pacific/Chatham",
+    "Australia/Lord_Howe",
+    "Africa/Cairo",
+    "Pacific/Kiritimati",
+    "Pacific/Pago_Pago",
+];
 
 #[test]
 fn salts_are_found_by_day_and_refused_when_they_cannot_be_used() {
@@ -87,5 +121,50 @@ proptest! {
         prop_assume!(cut != other);
         let split = |at: usize| of(&salt(1), &text[..at], "192.0.2.1", &text[at..]);
         prop_assert_ne!(split(cut), split(other));
+    }
+
+    /// Two events of one visitor, at most 30 minutes apart: the later one knows the earlier one's day, and the other way round. And
+    /// far from midnight no other day's visitor is looked for.
+    #[test]
+    fn a_visit_across_midnight_is_known_on_both_sides(
+        zone in proptest::sample::select(ZONES.as_slice()),
+        // 2025 to 2027, every daylight-saving change of those years among them
+        minute in 28_928_160u64..30_504_960,
+        gap_ms in 0..=ACROSS_MIDNIGHT_MS,
+    ) {
+        let zone = TimeZone::get(zone).unwrap();
+        let earlier_ms = minute * 60_000;
+        let later_ms = earlier_ms + gap_ms;
+        let days = |ms| (LocalDay::at(ms, &zone), LocalDay::across_midnight(ms, &zone));
+        let ((earlier, after), (later, before)) = (days(earlier_ms), days(later_ms));
+        if earlier == later {
+            for other in [after, before].into_iter().flatten() {
+                prop_assert_ne!(other, later);
+            }
+        } else {
+            prop_assert_eq!((after, before), (Some(later), Some(earlier)));
+        }
+        let hour_before = LocalDay::at(later_ms - 2 * ACROSS_MIDNIGHT_MS, &zone);
+        let hour_after = LocalDay::at(later_ms + 2 * ACROSS_MIDNIGHT_MS, &zone);
+        if hour_before == hour_after {
+            prop_assert_eq!(before, None);
+        }
+    }
+
+    /// At every minute of daylight saving's days, in every zone.
+    #[test]
+    fn the_other_day_is_the_one_on_the_other_side_of_the_nearest_midnight(
+        zone in proptest::sample::select(ZONES.as_slice()),
+        day in proptest::sample::select(["2026-03-08", "2026-03-29", "2026-04-05", "2026-04-24", "2026-09-27", "2026-10-04", "2026-10-25", "2026-10-29", "2026-11-01"].as_slice()),
+        off_ms in 1..ACROSS_MIDNIGHT_MS,
+    ) {
+        let zone = TimeZone::get(zone).unwrap();
+        let date: Date = day.parse().unwrap();
+        let midnight_ms = date.to_zoned(zone.clone()).unwrap().timestamp().as_millisecond() as u64; // the day's first moment
+        let today = LocalDay(date);
+        let yesterday = LocalDay::at(midnight_ms - 1, &zone);
+        prop_assert_ne!(today, yesterday);
+        prop_assert_eq!(LocalDay::across_midnight(midnight_ms + off_ms - 1, &zone), Some(yesterday));
+        prop_assert_eq!(LocalDay::across_midnight(midnight_ms - off_ms, &zone), Some(today));
     }
 }
