@@ -75,9 +75,15 @@ impl Capacity {
         }
     }
 
-    /// There is, or is no, disk for the log's next segment.
+    /// There is, or is no, disk for the log's next segment. Logged once when it changes.
     pub fn log_full(&self, full: bool) {
-        self.log_full.store(full, Ordering::Relaxed);
+        match (self.log_full.swap(full, Ordering::Relaxed), full) {
+            (false, true) => {
+                tracing::error!("the disk has no room for the log's next segment; agents keep their batches")
+            }
+            (true, false) => tracing::info!("the disk has room for the log again; batches are taken"),
+            _ => {}
+        }
     }
 
     /// How long a batch should stay where it is; `None` takes it.

@@ -77,7 +77,7 @@ impl Clock {
             *ahead_of_wall_ms = Some(ahead_of_wall);
         }
         let apart = self.now_ms().abs_diff(region_ms);
-        let skew = if believed { apart } else { apart.max(ahead.unsigned_abs()) };
+        let skew = if believed && !little(ahead) { apart } else { apart.max(ahead.unsigned_abs()) };
         self.say(skew, ahead, ahead_of_wall);
         skew
     }

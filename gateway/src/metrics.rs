@@ -37,6 +37,8 @@ pub struct Metrics {
     pub log_records: Counter,
     /// Time of one group commit, seconds.
     pub log_flush_seconds: Histogram,
+    /// 1: the disk has no room for the log's next segment, and no batch is taken.
+    pub log_full: Gauge,
     /// Calls of the apply function.
     pub apply_calls: Counter,
     /// Records that Redis has counted.
@@ -61,6 +63,7 @@ impl Metrics {
             throttled: Counter::default(),
             log_records: Counter::default(),
             log_flush_seconds: Histogram::new(exponential_buckets(0.00005, 2.0, 16)),
+            log_full: Gauge::default(),
             apply_calls: Counter::default(),
             applied_records: Counter::default(),
             duplicate_records: Counter::default(),
@@ -75,6 +78,7 @@ impl Metrics {
         registry.register("tideline_gateway_throttled", "Batches asked to come later", m.throttled);
         registry.register("tideline_gateway_log_records", "Records in the log", m.log_records);
         registry.register("tideline_gateway_log_flush_seconds", "Time of one group commit", m.log_flush_seconds);
+        registry.register("tideline_gateway_log_full", "The disk has no room for the log", m.log_full);
         registry.register("tideline_gateway_apply_calls", "Calls of the apply function", m.apply_calls);
         registry.register("tideline_gateway_applied_records", "Records that Redis has counted", m.applied_records);
         registry.register(

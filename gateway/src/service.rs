@@ -144,10 +144,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let Opened { log, reader, last } = opened;
     let (submit, submissions) = mpsc::channel(LOG_QUEUE);
     let (commit, groups) = mpsc::channel(APPLY_QUEUE);
-    let log_metrics = Arc::clone(&metrics);
+    let (log_metrics, log_capacity, log_folder) = (Arc::clone(&metrics), Arc::clone(&capacity), folder.log(SHARD));
     let writer = thread::Builder::new()
         .name("log".into())
-        .spawn(move || log.run(submissions, &commit, &log_metrics))
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = runtime.map_err(|source| LogError::Io { path: log_folder, source })?;
+            runtime.block_on(log.run(submissions, &commit, &log_metrics, &log_capacity))
+        })
         .map_err(Error::Thread)?;
     let start = Start {
         shard: SHARD,

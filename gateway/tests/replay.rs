@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use gateway::answer::Answer;
 use gateway::apply::{self, Applier, Start};
+use gateway::capacity::Capacity;
 use gateway::clock::Clock;
 use gateway::in_flight::InFlight;
 use gateway::ingest::Ingest;
@@ -92,9 +93,12 @@ impl RunningGateway {
         let (submit, submissions) = mpsc::channel(64);
         let (commit, groups) = mpsc::channel(4);
         let log_metrics = Arc::clone(&metrics);
-        std::thread::spawn(move || opened.log.run(submissions, &commit, &log_metrics).unwrap());
+        let capacity: Arc<Capacity> = Arc::default();
+        let log_capacity = Arc::clone(&capacity);
+        tokio::spawn(async move {
+            opened.log.run(submissions, &commit, &log_metrics, &log_capacity).await.unwrap();
+        });
         let (reader, last, stop) = (opened.reader, opened.last, CancellationToken::new());
-        let capacity = Arc::default();
         let start = Start { shard: SHARD, redis: redis.url(), gateway, reader, last, groups, capacity, stop };
         let applier = Applier::new(start, &session, ingest, metrics, Arc::new(AtomicBool::new(false)));
         let (to_session, answers) = mpsc::channel(64);
