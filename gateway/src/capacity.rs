@@ -54,7 +54,7 @@ impl Capacity {
 
     /// What Redis uses of what it may, in bytes; `max` 0 is no limit. Each threshold is logged once when it is crossed.
     pub fn redis_memory(&self, used: u64, max: u64) {
-        let percent = if max == 0 { 0 } else { used.saturating_mul(100) / max };
+        let percent = used.saturating_mul(100).checked_div(max).unwrap_or(0);
         let full = percent >= MEMORY_FULL_PERCENT;
         let alarm = percent >= MEMORY_ALARM_PERCENT;
         if alarm && !self.memory_alarm.swap(alarm, Ordering::Relaxed) && !full {
