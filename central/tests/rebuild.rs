@@ -10,7 +10,7 @@ use proto::{
     Message as _,
     record::{Record, RecordedEvent},
     uplink::{
-        FlushChunk, FlushEnd, FlushId, FlushRows, GatewayHello, GatewayPosition, OpenEpoch, Outcome, Outcomes,
+        Durable, FlushChunk, FlushEnd, FlushId, FlushRows, GatewayHello, GatewayPosition, OpenEpoch, Outcome, Outcomes,
         Progress, RawAck, RawBatch, RawRows, Recall, Recalled, Remembered, Restore, StandIn, VisitRow, central_frame,
         region_frame::Frame,
     },
@@ -48,6 +48,11 @@ async fn a_lost_redis_is_rebuilt_from_what_was_accepted() {
     // Its folder is lost: another one takes its place, and its stream ends.
     let _second = enters(&central, SECOND, GATEWAY).await;
     assert!(gateway.refusal().await.contains("was retired"));
+
+    let vector = [GATEWAY, SECOND].map(|gateway| GatewayPosition { gateway: gateway.to_owned(), lsn: 9 }).to_vec();
+    let durable = Durable { shard: 0, epoch: 1, term: leadership.term, open_flush: 1, vector };
+    let central_frame::Frame::DurableAck(ack) = leader.ask(Frame::Durable(durable)).await else { panic!("no ack") };
+    assert_eq!((ack.open_flush, ack.retired), (1, vec![GATEWAY.to_owned()]));
 
     let restore = open_epoch(&mut leader, leadership.term).await;
     assert_eq!((restore.epoch, restore.watermark_ms, restore.last), (2, cut_ms, true));

@@ -16,7 +16,7 @@ const INSERT_INTERVAL: Duration = Duration::from_secs(1);
 /// This much is inserted at once, bytes: what one gateway sends without an answer.
 const INSERT_BYTES: usize = 4 << 20;
 /// Frames that wait; behind a full queue a gateway's stream waits.
-pub(super) const RAW_QUEUE: usize = 64;
+pub(super) const RAW_QUEUE: usize = 16;
 
 /// Rows of a gateway's log, as they came in one frame.
 #[derive(Clone, Debug, Default)]

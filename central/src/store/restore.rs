@@ -9,6 +9,9 @@ use super::{RawFrame, Statement, Store, StoreError, number, table, text};
 
 const HOUR_MS: u64 = 60 * 60 * 1000;
 
+/// The longest that a visit can have run.
+const LONGEST_MS: u64 = 31 * 24 * HOUR_MS;
+
 /// Rows of one answer: a few MiB.
 const SLICE_ROWS: u64 = 20_000;
 
@@ -21,16 +24,23 @@ impl Store {
         from_ms: u64,
         out: mpsc::Sender<VisitRow>,
     ) -> Result<(), StoreError> {
+        // Spares old months. A visit that has gone on for longer is another one after a rebuild.
+        let stamped = format!("stamp >= toDateTime({}, 'UTC')", from_ms.saturating_sub(LONGEST_MS) / 1000);
         let condition = || {
             let mut condition = Statement::new(&format!(" FROM {} FINAL WHERE last_ms >= {from_ms}", table::VISITS));
-            condition.push(&format!(" AND src IN (SELECT src FROM {} FINAL WHERE shard = {shard}", table::STREAMS));
-            condition.push(" AND region = ").bind(region).push(")");
+            condition.push(&format!(" AND {stamped} AND src IN (SELECT src FROM {} FINAL", table::STREAMS));
+            condition.push(&format!(" WHERE shard = {shard} AND region = ")).bind(region).push(")");
             condition
         };
         let slices = self.slices("count()", condition()).await?;
         for slice in 0..slices {
-            let mut question = condition().after(&format!("SELECT {VISIT}"));
-            question.push(&format!(" AND cityHash64(site, sid, seq) % {slices} = {slice}"));
+            // Names first: only the rows behind them are then read whole.
+            let visits = table::VISITS;
+            let mut question = condition().after(&format!(
+                "SELECT {VISIT} FROM {visits} FINAL WHERE {stamped} AND (site, stamp, sid, seq) IN \
+                 (SELECT site, stamp, sid, seq"
+            ));
+            question.push(&format!(" AND cityHash64(site, sid, seq) % {slices} = {slice})"));
             for row in self.rows(question).await? {
                 if out.send(visit(&row)?).await.is_err() {
                     return Ok(()); // nobody needs them any more
