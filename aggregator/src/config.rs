@@ -16,8 +16,13 @@ pub struct Config {
     pub shard: u32,
 
     /// The shard's Redis: `redis://host:port` or `unix:///path`. It must be 7.0 or newer with `appendonly yes`,
-    /// `appendfsync always` and `maxmemory-policy noeviction`. Default redis://127.0.0.1:6379.
+    /// `appendfsync always` (from 7.2 on `everysec` will do) and `maxmemory-policy noeviction`. Default
+    /// redis://127.0.0.1:6379.
     pub redis: String,
+
+    /// How many replicas must have a flush on disk before it leaves, besides the master: as many as there are, for any
+    /// of them may be promoted. More than 0 needs Redis 7.2. Default 0.
+    pub replicas: u32,
 
     /// Central's uplink. Default http://127.0.0.1:50051.
     pub uplink: String,
@@ -45,6 +50,7 @@ impl Default for Config {
             region: "local".into(),
             shard: 0,
             redis: "redis://127.0.0.1:6379".into(),
+            replicas: 0,
             uplink: "http://127.0.0.1:50051".into(),
             uplink_token_file: "./data/uplink-token".into(),
             admin: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9102),

@@ -1,11 +1,11 @@
 //! From an open bucket to a settled flush.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::uplink::{Durable, FlushChunk, FlushEnd, FlushId, GatewayPosition, Leadership};
 use regional_redis::{Approval, Cut, Link, Lsn, bucket};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -13,6 +13,7 @@ use crate::barrier;
 use crate::config::Config;
 use crate::flush::{Chunk, chunks};
 use crate::lead::{Backoff, Interrupted};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::uplink::Uplink;
 
@@ -31,6 +32,8 @@ pub struct Cutter<'a> {
     pub backoff: &'a mut Backoff,
     /// What central has accepted of each gateway's log.
     pub accepted: BTreeMap<String, Lsn>,
+    /// How full Redis was.
+    pub memory: memory::Level,
 }
 
 /// The accepted vector as central told it.
@@ -50,10 +53,12 @@ impl Cutter<'_> {
         let mut last_cut = Instant::now();
         loop {
             let stopping = tokio::select! {
+                biased;
                 () = stop.cancelled() => true,
-                _ = due.tick() => false,
                 ended = self.uplink.ended() => return Err(ended.into()),
+                _ = due.tick() => false,
             };
+            self.memory.look(&mut self.link, self.metrics).await?;
             let idle_for_long = !stopping && last_cut.elapsed() >= IDLE_CUT_INTERVAL;
             if idle_for_long || self.something_was_applied().await? {
                 self.flush().await?;
@@ -78,7 +83,8 @@ impl Cutter<'_> {
         let now_ms = self.link.time_ms().await?;
         let cut = self.link.cut(&self.leader, now_ms).await?.ok_or(Interrupted::Fenced)?;
         barrier::raise(&mut self.link).await?;
-        self.tell_durable(&cut).await?;
+        let retired = self.tell_durable(&cut).await?;
+        self.retire(retired).await?;
         let (rows, bytes) = self.send(&cut).await?;
         leads(self.link.settle(&self.leader, cut.n).await?)?;
 
@@ -95,7 +101,7 @@ impl Cutter<'_> {
 
     /// Central first: a Redis that was rolled back behind what it is told here is found out by it. Only then may
     /// gateways send raw rows of these records.
-    async fn tell_durable(&mut self, cut: &Cut) -> Result<(), Interrupted> {
+    async fn tell_durable(&mut self, cut: &Cut) -> Result<Vec<String>, Interrupted> {
         let durable = Durable {
             shard: self.config.shard,
             epoch: self.epoch,
@@ -103,8 +109,22 @@ impl Cutter<'_> {
             open_flush: cut.n + 1,
             vector: positions(cut),
         };
-        self.uplink.tell_durable(durable).await?;
-        leads(self.link.advance_durable(&self.leader, &cut.vector).await?)
+        let retired = self.uplink.tell_durable(durable).await?;
+        leads(self.link.advance_durable(&self.leader, &cut.vector).await?)?;
+        Ok(retired)
+    }
+
+    /// Central knows that these were retired: Redis waits for their watermarks no more, and lets them register no more.
+    async fn retire(&mut self, gateways: Vec<String>) -> Result<(), Interrupted> {
+        if gateways.is_empty() {
+            return Ok(());
+        }
+        let known = self.link.position().await?.retired;
+        for gateway in gateways.iter().filter(|gateway| !known.contains(gateway)) {
+            leads(self.link.retire(gateway, &self.leader.approved).await?)?;
+            info!(gateway, "retired: its watermark counts no more");
+        }
+        Ok(())
     }
 
     /// Returns rows and bytes once central has accepted them.
@@ -135,7 +155,8 @@ impl Cutter<'_> {
     }
 }
 
-fn leads(still: bool) -> Result<(), Interrupted> {
+/// False, as Redis answers a leader's order: it is not the leader any more.
+pub fn leads(still: bool) -> Result<(), Interrupted> {
     if still { Ok(()) } else { Err(Interrupted::Fenced) }
 }
 

@@ -1,7 +1,8 @@
 //! The aggregator: it leads one shard's regional Redis and forwards what was counted there to central.
 //!
-//! The way of a flush: [`lead`] says hello to central, compares Redis with it ([`compare`]) and approves Redis, so that
-//! gateways may count. From then on, every ten seconds, [`cut`] closes the open bucket, raises the [`barrier`], tells
+//! The way of a flush: [`lead`] says hello to central, unless another aggregator leads ([`standby`]), compares Redis with it
+//! ([`compare`]) and approves Redis, so that gateways may count. A Redis that is behind is emptied and rebuilt first
+//! ([`rebuild`]). From then on, every ten seconds, [`cut`] closes the open bucket, raises the [`barrier`], tells
 //! central what is durable, reads the bucket, sends it in chunks ([`flush`]) over the stream ([`uplink`]), waits for the
 //! acknowledgement and settles it. [`live`] sends the figures of what is not flushed yet over the same stream.
 //!
@@ -15,9 +16,15 @@ mod cut;
 mod flush;
 mod lead;
 mod live;
+mod memory;
 mod metrics;
+mod rebuild;
 mod service;
+mod standby;
 mod uplink;
 
 pub use config::Config;
-pub use service::{Error, run};
+pub use lead::{Interrupted, Leader};
+pub use metrics::Metrics;
+pub use service::{Error, Readiness, run};
+pub use uplink::{Central, UplinkError};

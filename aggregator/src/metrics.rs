@@ -12,6 +12,18 @@ pub struct Metrics {
     pub leading: Gauge,
     /// 1 while Redis and central do not know the same history, and nothing is counted: someone must act.
     pub mismatch: Gauge,
+    /// The epoch under which Redis counts; it grows when a Redis was lost.
+    pub epoch: Gauge,
+    /// 1 while Redis is being rebuilt and waits for gateways: nothing is applied meanwhile.
+    pub rebuilding: Gauge,
+    /// Gateways that the rebuild waits for.
+    pub waiting_gateways: Gauge,
+    /// Rebuilds that this process began.
+    pub rebuilds: Counter,
+    /// What Redis holds, bytes.
+    pub redis_memory_used: Gauge,
+    /// What it may hold, bytes; 0: it has no limit.
+    pub redis_memory_max: Gauge,
     /// Leaderships that ended otherwise than by a stop.
     pub interruptions: Counter,
     /// Settled flushes.
@@ -36,6 +48,12 @@ impl Metrics {
         let metrics = Self {
             leading: Gauge::default(),
             mismatch: Gauge::default(),
+            epoch: Gauge::default(),
+            rebuilding: Gauge::default(),
+            waiting_gateways: Gauge::default(),
+            rebuilds: Counter::default(),
+            redis_memory_used: Gauge::default(),
+            redis_memory_max: Gauge::default(),
             interruptions: Counter::default(),
             flushes: Counter::default(),
             flush_rows: Counter::default(),
@@ -51,6 +69,14 @@ impl Metrics {
         registry.register("leading", "1 while this process leads its shard", m.leading.clone());
         let help = "1 while Redis and central do not know the same history";
         registry.register("mismatch", help, m.mismatch.clone());
+        registry.register("epoch", "Under which Redis counts: it grows when a Redis was lost", m.epoch.clone());
+        let help = "1 while Redis is being rebuilt and waits for gateways";
+        registry.register("rebuilding", help, m.rebuilding.clone());
+        registry.register("waiting_gateways", "That the rebuild waits for", m.waiting_gateways.clone());
+        registry.register("rebuilds", "Rebuilds of a lost Redis begun", m.rebuilds.clone());
+        let (used, max) = (m.redis_memory_used.clone(), m.redis_memory_max.clone());
+        registry.register_with_unit("redis_memory_used", "What Redis holds", Unit::Bytes, used);
+        registry.register_with_unit("redis_memory_max", "What Redis may hold; 0: no limit", Unit::Bytes, max);
         registry.register("interruptions", "Leaderships that broke", m.interruptions.clone());
         registry.register("flushes", "Settled flushes", m.flushes.clone());
         registry.register("flush_rows", "Rows of settled flushes", m.flush_rows.clone());

@@ -43,8 +43,6 @@ pub enum Error {
     AddressFile { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Redis(LinkError),
-    #[error("another aggregator leads this shard since, under term {term}: this one has ended; run one a shard")]
-    Deposed { term: u64 },
     #[error("the admin server ended although nobody asked it to: {0}")]
     Admin(io::Error),
 }
@@ -57,7 +55,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let central = Central::new(Arc::new(Dialer::with_token_file(&config.uplink, &config.uplink_token_file)?));
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let readiness = Readiness::new();
+    let readiness = Readiness::default();
 
     let listen_error = |source| Error::Listen { address: config.admin, source };
     let admin = TcpListener::bind(config.admin).await.map_err(listen_error)?;
@@ -68,8 +66,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     }
     info!(admin = %address, region = config.region, shard = config.shard, "aggregator has started");
 
-    let leader = Leader { config, central, metrics, readiness: readiness.clone() };
+    let server = config.redis.as_str().into();
+    let leader = Leader { config, server, central, metrics, readiness: readiness.clone() };
     let outcome = tokio::select! {
+        biased;
         outcome = leader.run(stop.clone()) => outcome,
         error = serve(admin, router(registry, readiness)) => Err(Error::Admin(error)),
         () = async { stop.cancelled().await; tokio::time::sleep(DRAIN_MAX).await } => {
@@ -85,11 +85,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
 #[derive(Clone)]
 pub struct Readiness(Arc<Mutex<Option<String>>>);
 
-impl Readiness {
-    fn new() -> Self {
+impl Default for Readiness {
+    fn default() -> Self {
         Self(Arc::new(Mutex::new(Some("starting".into()))))
     }
+}
 
+impl Readiness {
     /// Redis is approved, and the stream to central is up.
     pub fn ready(&self) {
         self.set(None);
@@ -104,7 +106,8 @@ impl Readiness {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
-    fn reason(&self) -> Option<String> {
+    /// Why not, if it is not ready.
+    pub fn reason(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use proto::dial::{Dial, Frames, root_cause};
 use proto::uplink::central_frame::Frame as FromCentral;
 use proto::uplink::region_frame::Frame as FromRegion;
-use proto::uplink::{AggregatorHello, Durable, FlushAck, FlushChunk, FlushId, Leadership, RegionFrame};
+use proto::uplink::{
+    AggregatorHello, Durable, FlushAck, FlushChunk, FlushId, Leadership, OpenEpoch, RegionFrame, Restore, StandIn,
+};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
@@ -26,6 +28,7 @@ pub struct Central(Arc<dyn Dial>);
 
 /// Why a stream ended, or did not begin.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum UplinkError {
     #[error("central refused the uplink token ({0}): `uplink_token_file` must hold what central's file holds")]
     Token(String),
@@ -86,13 +89,41 @@ impl Uplink {
         }
     }
 
-    /// Tells what is durable in Redis, and waits until central will not forget it.
-    pub async fn tell_durable(&mut self, durable: Durable) -> Result<(), UplinkError> {
+    /// Tells what is durable in Redis, and waits until central will not forget it. Answers which gateways are retired.
+    pub async fn tell_durable(&mut self, durable: Durable) -> Result<Vec<String>, UplinkError> {
         let open_flush = durable.open_flush;
         self.send(FromRegion::Durable(durable)).await?;
         match self.answer("durable position").await? {
-            FromCentral::DurableAck(ack) if ack.open_flush >= open_flush => Ok(()),
+            FromCentral::DurableAck(ack) if ack.open_flush >= open_flush => Ok(ack.retired),
             other => Err(unexpected(&other, "durable position")),
+        }
+    }
+
+    /// Has a new epoch opened: flushes of those before are refused from now on. Answers the first part of what Redis is
+    /// rebuilt from; [`Uplink::restore`] gives the others.
+    pub async fn open_epoch(&mut self, shard: u32, term: u64, reason: String) -> Result<Restore, UplinkError> {
+        self.send(FromRegion::OpenEpoch(OpenEpoch { shard, term, reason })).await?;
+        self.restore("epoch").await
+    }
+
+    /// Asks which of the gateways that a rebuild waits for were retired. Answers the first part of what stands in for their
+    /// logs.
+    pub async fn stand_in(
+        &mut self,
+        shard: u32,
+        term: u64,
+        epoch: u64,
+        waiting: Vec<String>,
+    ) -> Result<Restore, UplinkError> {
+        self.send(FromRegion::StandIn(StandIn { shard, term, epoch, waiting })).await?;
+        self.restore("question for retired gateways").await
+    }
+
+    /// The next part.
+    pub async fn restore(&mut self, asked: &'static str) -> Result<Restore, UplinkError> {
+        match self.answer(asked).await? {
+            FromCentral::Restore(part) => Ok(part),
+            other => Err(unexpected(&other, asked)),
         }
     }
 

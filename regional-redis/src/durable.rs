@@ -38,7 +38,7 @@ impl Link {
         if Info::ask(&mut own, "server").await?.get("run_id") != Some(self.run.as_str()) {
             return Err(LinkError::NotDurable("it was restarted meanwhile".into()));
         }
-        redis::cmd("SET").arg(self.shard.key("q")).arg(replicas).exec_async(&mut own).await?;
+        self.function("tideline_barrier").arg(replicas).exec_async(&mut own).await?;
         let timeout_ms = u64::try_from(BARRIER_MAX.as_millis()).unwrap_or(u64::MAX);
         let mut wait = redis::cmd("WAITAOF");
         wait.arg(1).arg(replicas).arg(timeout_ms);

@@ -347,6 +347,20 @@ local function approve(_, argv)
   return {'OK'}
 end
 
+-- sign: shard, term, count, ms. The leader of this term is alive.
+local function sign(_, argv)
+  local p = '{' .. argv[1] .. '}:'
+  if tonumber(argv[2]) < tonumber(redis.call('GET', p .. 't') or 0) then return {'FENCED'} end
+  redis.call('SET', p .. 'ld', argv[2] .. ':' .. argv[3], 'PX', argv[4])
+  return {'OK'}
+end
+
+-- barrier: shard, replicas to wait for. A write for a barrier to wait for, and what it waits for.
+local function barrier(_, argv)
+  redis.call('SET', '{' .. argv[1] .. '}:q', argv[2])
+  return {'OK'}
+end
+
 -- `approved` names epoch and process, the term its leader.
 local function deposed(p, term, approved)
   if redis.call('GET', p .. 'e') ~= approved then return 'WAIT' end                           -- another epoch, or another process
@@ -537,6 +551,8 @@ register_also_when_full('tideline_watermark', watermark)
 register_also_when_full('tideline_remember', remember)
 register_also_when_full('tideline_rebuilt', rebuilt)
 register_also_when_full('tideline_approve', approve)
+register_also_when_full('tideline_sign', sign)
+register_also_when_full('tideline_barrier', barrier)
 register_also_when_full('tideline_cut', cut)
 register_also_when_full('tideline_durable', durable)
 register_also_when_full('tideline_settle', settle)

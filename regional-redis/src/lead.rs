@@ -3,8 +3,9 @@
 use crate::Lsn;
 use crate::link::{Link, LinkError};
 
-/// How long a leader counts as alive after its last sign of life.
-pub const SIGN_OF_LIFE_MS: u64 = 3000;
+/// Redis forgets a leader's sign of life after this time. Whoever waits for the leader goes by its own clock: that of Redis
+/// may be set.
+const SIGN_KEPT_MS: u64 = 3000;
 
 /// Term, epoch and process under which an aggregator leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,15 @@ pub struct Approval {
     pub term: u64,
     /// `epoch:run id`; while a rebuild is prepared `epoch:`.
     pub approved: String,
+}
+
+/// A leader's sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sign {
+    /// Under which it leads.
+    pub term: u64,
+    /// Differs from one sign to the next.
+    pub count: u64,
 }
 
 /// A flush that is cut and not settled.
@@ -147,21 +157,27 @@ impl Link {
         self.leading(leader, command).await
     }
 
-    /// Says that the leader of this term is alive, for [`SIGN_OF_LIFE_MS`].
-    pub async fn sign_of_life(&mut self, term: u64) -> Result<(), LinkError> {
-        let mut set = redis::cmd("SET");
-        set.arg(self.shard.key("ld")).arg(term).arg("PX").arg(SIGN_OF_LIFE_MS);
-        Ok(set.exec_async(&mut self.connection).await?)
+    /// Says that the leader of this term is alive; `count` differs from one sign to the next. False: another leads since.
+    pub async fn sign_of_life(&mut self, sign: Sign) -> Result<bool, LinkError> {
+        let mut command = self.function("tideline_sign");
+        command.arg(sign.term).arg(sign.count).arg(SIGN_KEPT_MS);
+        self.ordered(command).await
     }
 
-    /// The term of the leader that gave a sign of life a short time ago.
-    pub async fn living_leader(&mut self) -> Result<Option<u64>, LinkError> {
-        Ok(redis::cmd("GET").arg(self.shard.key("ld")).query_async(&mut self.connection).await?)
+    /// The newest sign of a leader that was alive a short time ago.
+    pub async fn last_sign_of_life(&mut self) -> Result<Option<Sign>, LinkError> {
+        let key = self.shard.key("ld");
+        let sign: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.connection).await?;
+        let parse = |sign: &str| {
+            let (term, count) = sign.split_once(':')?;
+            Some(Sign { term: term.parse().ok()?, count: count.parse().ok()? })
+        };
+        Ok(sign.as_deref().and_then(parse))
     }
 
-    /// The leader of this term stops: its successor need not wait. Nothing happens to the sign of another.
+    /// The leader of this term stops: its successor need not wait. The sign of another stays.
     pub async fn leave(&mut self, term: u64) -> Result<(), LinkError> {
-        if self.living_leader().await? == Some(term) {
+        if self.last_sign_of_life().await?.is_some_and(|sign| sign.term == term) {
             redis::cmd("DEL").arg(self.shard.key("ld")).exec_async(&mut self.connection).await?;
         }
         Ok(())

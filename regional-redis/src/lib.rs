@@ -23,7 +23,7 @@ pub mod visit;
 
 pub use connect::{Connect, Connection, Server};
 pub use durable::Memory;
-pub use lead::{Approval, Approved, Cut, Position};
+pub use lead::{Approval, Approved, Cut, Position, Sign};
 pub use link::{FUNCTIONS, Link, LinkError};
 pub use register::{Rebuilding, Registered, Reported};
 

@@ -56,7 +56,7 @@ impl Bench {
     }
 
     pub fn gateway(&self, name: &str) -> Gateway {
-        Gateway::new(name, self.redis.url())
+        Gateway::new(name, self.redis.url(), self.central.state.clone())
     }
 
     /// Waits until central has counted exactly this many pageviews.

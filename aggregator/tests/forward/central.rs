@@ -1,6 +1,6 @@
 //! The uplink's other end: it keeps what central keeps, checks what central checks, and breaks where it is told to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,8 @@ use proto::uplink::central_frame::Frame as FromCentral;
 use proto::uplink::region_frame::Frame as FromRegion;
 use proto::uplink::uplink_server::{Uplink, UplinkServer};
 use proto::uplink::{
-    CentralFrame, DurableAck, FlushAck, FlushChunk, FlushRows, GatewayPosition, Leadership, Live, Refusal, RegionFrame,
+    CentralFrame, DurableAck, FlushAck, FlushChunk, FlushRows, GatewayPosition, Leadership, Live, OpenEpoch, Refusal,
+    RegionFrame, Remembered, Restore, VisitRow,
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
-pub const TOKEN: &str = "a token";
+pub const TOKEN: &str = "a-token";
 
 /// What goes wrong with one flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub enum Fault {
 /// One transmission of a whole flush.
 #[derive(Clone, Debug)]
 pub struct Transmission {
+    pub epoch: u64,
     pub n: u64,
     pub term: u64,
     pub chunks: Vec<Vec<u8>>,
@@ -47,6 +49,8 @@ pub struct Transmission {
 #[derive(Default)]
 pub struct State {
     pub terms: u64,
+    /// Those that were opened because a Redis was behind; the epoch is one more than they are.
+    pub opened: Vec<OpenEpoch>,
     pub next_flush: u64,
     pub open_flush: u64,
     pub durable: BTreeMap<String, u64>,
@@ -54,8 +58,14 @@ pub struct State {
     pub watermark_ms: u64,
     /// In the order of their arrival, repeats included.
     pub transmissions: Vec<Transmission>,
-    /// By number, each once: what reports would count.
-    pub flushes: BTreeMap<u64, FlushRows>,
+    /// By epoch and number, each once: what reports would count.
+    pub flushes: BTreeMap<(u64, u64), FlushRows>,
+    /// Gateways that told that they are registered in Redis.
+    pub entered: BTreeSet<String>,
+    /// Gateways that were retired, and what stands in for their logs.
+    pub retired: BTreeMap<String, Vec<Remembered>>,
+    /// The stream breaks after so many parts of the next restore.
+    pub break_after_parts: Option<usize>,
     pub live: Vec<Live>,
     pub faults: VecDeque<Fault>,
     /// Older leaders are not told that they have been replaced.
@@ -102,6 +112,42 @@ impl Central {
     /// Pageviews of all sites in all accepted flushes.
     pub fn pageviews(&self) -> u64 {
         self.look(|state| state.flushes.values().flat_map(|rows| &rows.rollups).map(|row| row.pageviews).sum())
+    }
+}
+
+impl State {
+    pub fn epoch(&self) -> u64 {
+        1 + self.opened.len() as u64
+    }
+
+    /// The newest state of each visit.
+    pub fn visits(&self) -> Vec<VisitRow> {
+        let mut newest: BTreeMap<_, ((u64, u64), VisitRow)> = BTreeMap::new();
+        for ((epoch, _), rows) in &self.flushes {
+            for row in &rows.visits {
+                let version = (*epoch, row.version);
+                let known = newest.entry((row.sid.clone(), row.seq)).or_insert_with(|| (version, row.clone()));
+                if version > known.0 {
+                    *known = (version, row.clone());
+                }
+            }
+        }
+        newest.into_values().map(|(_, row)| row).collect()
+    }
+
+    /// In as many parts as there are kinds of things.
+    fn restore(&self) -> Vec<Restore> {
+        let epoch = self.epoch();
+        let first = Restore {
+            epoch,
+            watermark_ms: self.watermark_ms,
+            waiting: self.entered.iter().filter(|gateway| !self.retired.contains_key(*gateway)).cloned().collect(),
+            retired: self.retired.keys().cloned().collect(),
+            ..Restore::default()
+        };
+        let visits = Restore { epoch, visits: self.visits(), ..Restore::default() };
+        let batches = self.retired.values().flatten().cloned().collect();
+        vec![first, visits, Restore { epoch, batches, last: true, ..Restore::default() }]
     }
 }
 
@@ -175,7 +221,37 @@ impl Conversation {
                         let known = state.durable.entry(gateway).or_default();
                         *known = lsn.max(*known);
                     }
-                    Some(FromCentral::DurableAck(DurableAck { open_flush: state.open_flush, retired: vec![] }))
+                    let retired = state.retired.keys().cloned().collect();
+                    Some(FromCentral::DurableAck(DurableAck { open_flush: state.open_flush, retired }))
+                }
+                FromRegion::OpenEpoch(asked) => {
+                    assert_eq!(asked.term, self.term);
+                    let parts = {
+                        let mut state = self.state.lock().unwrap();
+                        state.opened.push(asked);
+                        (state.next_flush, state.open_flush) = (0, 0);
+                        state.durable.clear();
+                        let parts = state.restore();
+                        parts[..state.break_after_parts.unwrap_or(parts.len())].to_vec()
+                    };
+                    if !self.restore(parts).await {
+                        return;
+                    }
+                    None
+                }
+                FromRegion::StandIn(asked) => {
+                    assert_eq!(asked.term, self.term);
+                    let (epoch, retired) = {
+                        let state = self.state.lock().unwrap();
+                        (state.epoch(), state.retired.clone())
+                    };
+                    assert_eq!(asked.epoch, epoch);
+                    let retired = retired.into_iter().filter(|(gateway, _)| asked.waiting.contains(gateway));
+                    let (retired, batches): (Vec<_>, Vec<_>) = retired.unzip();
+                    let batches = batches.concat();
+                    let first = Restore { epoch, retired, ..Restore::default() };
+                    self.restore(vec![first, Restore { epoch, batches, last: true, ..Restore::default() }]).await;
+                    None
                 }
                 FromRegion::Live(live) => {
                     self.state.lock().unwrap().live.push(live);
@@ -197,6 +273,14 @@ impl Conversation {
         }
     }
 
+    /// False: the stream was to break.
+    async fn restore(&mut self, parts: Vec<Restore>) -> bool {
+        for part in parts {
+            let _ = self.outgoing.send(Ok(CentralFrame { frame: Some(FromCentral::Restore(part)) })).await;
+        }
+        self.state.lock().unwrap().break_after_parts.take().is_none()
+    }
+
     fn lead(&mut self) -> Leadership {
         let mut state = self.state.lock().unwrap();
         state.terms += 1;
@@ -206,12 +290,14 @@ impl Conversation {
         };
         Leadership {
             term: self.term,
-            epoch: 1,
+            epoch: state.epoch(),
             next_flush: state.next_flush,
             open_flush: state.open_flush,
             durable: positions(&state.durable),
             accepted: positions(&state.accepted),
-            gateways: state.accepted.keys().cloned().collect(),
+            gateways: {
+                state.entered.iter().filter(|gateway| !state.retired.contains_key(*gateway)).cloned().collect()
+            },
             watermark_ms: state.watermark_ms,
         }
     }
@@ -243,20 +329,23 @@ impl Conversation {
 
         let fault = {
             let mut state = self.state.lock().unwrap();
-            state.transmissions.push(Transmission { n: id.n, term: self.term, chunks });
+            state.transmissions.push(Transmission { epoch: id.epoch, n: id.n, term: self.term, chunks });
             let fault = state.faults.pop_front();
             match fault {
                 Some(Fault::DropBeforeAccepting) => return Err(()),
                 Some(Fault::Refuse) => return Ok(Some(refusal("it was told to"))),
                 _ => {}
             }
+            if id.epoch != state.epoch() {
+                return Ok(Some(refusal("a flush of another epoch")));
+            }
             if id.n > state.next_flush {
                 return Ok(Some(refusal("a flush came before its turn")));
             }
             if id.n == state.next_flush {
                 state.next_flush += 1;
-                state.flushes.insert(id.n, rows);
-                state.accepted = end.vector.into_iter().map(|position| (position.gateway, position.lsn)).collect();
+                state.flushes.insert((id.epoch, id.n), rows);
+                state.accepted.extend(end.vector.into_iter().map(|position| (position.gateway, position.lsn)));
                 state.watermark_ms = end.watermark_ms;
             }
             fault

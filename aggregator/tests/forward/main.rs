@@ -7,6 +7,7 @@ mod flushes;
 mod gateway;
 mod interruptions;
 mod leaders;
+mod rebirth;
 mod start_and_stop;
 
 #[allow(dead_code, reason = "shared with the tests of regional-redis, which use all of it")]

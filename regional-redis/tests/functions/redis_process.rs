@@ -1,5 +1,6 @@
 //! A real `redis-server` on a Unix socket in a temporary folder, with every write on disk before it is answered.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -54,6 +55,25 @@ impl RedisProcess {
         self.restart().await;
     }
 
+    /// Kills the process and keeps a copy of its folder; then another process goes on.
+    pub async fn back_up(&mut self) -> TempDir {
+        self.kill();
+        let backup = tempfile::tempdir().expect("a temporary folder");
+        copy(&self.folder.path().join("appendonlydir"), backup.path());
+        self.restart().await;
+        backup
+    }
+
+    /// Kills the process, and starts another one with an older copy of the folder.
+    pub async fn roll_back_to(&mut self, backup: &TempDir) {
+        self.kill();
+        let log = self.folder.path().join("appendonlydir");
+        std::fs::remove_dir_all(&log).expect("the log was there");
+        std::fs::create_dir(&log).expect("the folder is ours");
+        copy(backup.path(), &log);
+        self.restart().await;
+    }
+
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("unix://{}/redis.sock", self.folder.path().display())
@@ -80,6 +100,13 @@ impl RedisProcess {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
         panic!("redis-server does not answer after 5 s");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).expect("a folder") {
+        let file = file.expect("an entry");
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("a copy");
     }
 }
 
