@@ -88,6 +88,14 @@ pub enum Fault {
         /// Listed more than once.
         repeated: u64,
     },
+    /// The ledger and the reports tell two stories.
+    #[error("the ledger has {ledger} counted events, the reports {reports}")]
+    WrongLedger {
+        /// By the ledger.
+        ledger: u64,
+        /// By the reports.
+        reports: u64,
+    },
     /// Then right counts prove nothing.
     #[error("nothing was acknowledged")]
     NothingAcknowledged,
@@ -201,13 +209,18 @@ impl Audit {
 
     /// All that is wrong with the run: right counts alone do not prove that it did what it was to do.
     pub fn faults(&self, batches: &Batches, dropped_share_max: f64) -> Vec<Fault> {
-        let &Self { sent, acknowledged, dropped, .. } = self;
+        let &Self { sent, acknowledged, counted, dropped, .. } = self;
+        let ledger = self.batches.as_ref().map(|batches| batches.ledger.counted);
         let batch_audit = self.batches.clone().unwrap_or_default();
         let batches::BatchAudit { missing, different, repeated, .. } = batch_audit;
         let share = dropped as f64 / sent.max(1) as f64;
         let checks = [
             (!self.counts_are_right(), Fault::WrongCounts),
             (!batch_audit.is_right(), Fault::WrongBatches { missing, different, repeated }),
+            (
+                ledger.is_some_and(|ledger| ledger != counted),
+                Fault::WrongLedger { ledger: ledger.unwrap_or(0), reports: counted },
+            ),
             (acknowledged == 0, Fault::NothingAcknowledged),
             (share > dropped_share_max, Fault::Dropped { dropped, sent, share_max: dropped_share_max }),
             (batches.altered > 0, Fault::AlteredBatches(batches.altered)),

@@ -36,7 +36,7 @@ use crate::{
     gateway::{Gateway, Gateways},
     report::Run,
     scenario::Scenario,
-    stats_api::StatsApi,
+    stats_api::{Ledger, StatsApi},
     tally::Tally,
 };
 
@@ -133,7 +133,7 @@ pub async fn run(args: Args) -> Result<Report, Error> {
 
     let seconds = Duration::from_secs_f64;
     let before = audit::before(&api, seconds(scenario.settle_s)).await?;
-    let duplicates_before = if args.batches { api.duplicates().await? } else { 0 };
+    let ledger_before = if args.batches { api.ledger().await? } else { Ledger::default() };
     let since_ms = began_ms().saturating_sub(CLOCK_SKEW_MS);
     let scenario = Arc::new(scenario);
     let tally = Arc::new(Tally::default());
@@ -154,7 +154,7 @@ pub async fn run(args: Args) -> Result<Report, Error> {
     let audited = async {
         let mut audit = audit::after(&api, &expected, &before, limit, settle).await?;
         if args.batches {
-            audit.batches = Some(audit::batches::audit(&api, &receipts, since_ms, duplicates_before, limit).await?);
+            audit.batches = Some(audit::batches::audit(&api, &receipts, since_ms, &ledger_before, limit).await?);
         }
         Ok::<_, Error>(audit)
     };

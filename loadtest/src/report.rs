@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     audit::{Audit, Fault, Line, batches::BatchAudit},
+    stats_api::Ledger,
     tally::{Batches, Bytes, Connections, Summary, Sums},
 };
 
@@ -140,10 +141,12 @@ impl fmt::Display for Report {
             writeln!(f, "dropped: {events} events, {reason}")?;
         }
         if let Some(batches) = &self.audit.batches {
-            let BatchAudit { acknowledged, listed, duplicates_suppressed, examples, .. } = batches;
+            let BatchAudit { acknowledged, listed, ledger, examples, .. } = batches;
+            let Ledger { counted, dropped, given_up, duplicates } = ledger;
+            writeln!(f, "batches: {acknowledged} acknowledged, {listed} listed")?;
             writeln!(
                 f,
-                "batches: {acknowledged} acknowledged, {listed} listed, {duplicates_suppressed} duplicates suppressed"
+                "ledger: {counted} counted, {dropped} dropped, {given_up} given up, {duplicates} duplicates suppressed"
             )?;
             for example in examples {
                 writeln!(f, "batch {example} is not as it was acknowledged")?;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// One query may take this long: reports answer in milliseconds, a central that is starting may need seconds.
@@ -48,6 +48,31 @@ pub struct Counted {
     pub events: u64,
     /// Its events that are dropped.
     pub dropped: u64,
+}
+
+/// What became of a site's events, over the days that central answers for without being asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Ledger {
+    /// Events counted.
+    pub counted: u64,
+    /// Events dropped by gateways.
+    pub dropped: u64,
+    /// Events that agents reported as given up.
+    pub given_up: u64,
+    /// Transmissions of batches that had been taken before.
+    pub duplicates: u64,
+}
+
+impl Ledger {
+    /// What has been added since.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            counted: self.counted.saturating_sub(before.counted),
+            dropped: self.dropped.saturating_sub(before.dropped),
+            given_up: self.given_up.saturating_sub(before.given_up),
+            duplicates: self.duplicates.saturating_sub(before.duplicates),
+        }
+    }
 }
 
 /// Central did not answer a query.
@@ -138,11 +163,17 @@ impl StatsApi {
         Ok(batches)
     }
 
-    /// Transmissions of batches that had been taken before, by the ledger of these days.
-    pub async fn duplicates(&self) -> Result<u64, StatsApiError> {
+    /// The site's ledger.
+    pub async fn ledger(&self) -> Result<Ledger, StatsApiError> {
         let request = self.http.get(format!("{}/api/v2/ledger", self.base)).query(&[("site_id", &self.site)]);
         let answer = self.send(request).await?;
-        answer["duplicates"].as_u64().ok_or_else(|| StatsApiError::Malformed(answer.to_string()))
+        let read = |field: &Value| field.as_u64().ok_or_else(|| StatsApiError::Malformed(answer.to_string()));
+        Ok(Ledger {
+            counted: read(&answer["counted"])?,
+            dropped: read(&answer["dropped"]["events"])?,
+            given_up: read(&answer["given_up"]["events"])?,
+            duplicates: read(&answer["duplicates"])?,
+        })
     }
 
     async fn query<const N: usize>(&self, metrics: [&str; N]) -> Result<[u64; N], StatsApiError> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
-    stats_api::{Counted, StatsApi, StatsApiError},
+    stats_api::{Counted, Ledger, StatsApi, StatsApiError},
     tally::Receipt,
 };
 
@@ -33,15 +33,15 @@ pub struct BatchAudit {
     pub different: u64,
     /// Some of those, as `sid/seq`.
     pub examples: Vec<String>,
-    /// Transmissions of a batch that had been taken before, by the ledger: what an agent sent twice was counted once.
-    pub duplicates_suppressed: u64,
+    /// What the ledger says of the run. Its duplicates are what was sent twice and counted once.
+    pub ledger: Ledger,
 }
 
 impl BatchAudit {
     /// What was acknowledged against what is listed.
-    pub fn of(receipts: &[Receipt], listed: &[Counted], duplicates_suppressed: u64) -> Self {
+    pub fn of(receipts: &[Receipt], listed: &[Counted], ledger: Ledger) -> Self {
         let sids: HashSet<[u8; 16]> = receipts.iter().map(|receipt| receipt.sid).collect();
-        let mut audit = Self { acknowledged: receipts.len() as u64, duplicates_suppressed, ..Self::default() };
+        let mut audit = Self { acknowledged: receipts.len() as u64, ledger, ..Self::default() };
         let mut events: HashMap<([u8; 16], u32), u64> = HashMap::with_capacity(listed.len());
         for counted in listed.iter().filter(|counted| sids.contains(&counted.sid)) {
             audit.listed += 1;
@@ -76,18 +76,18 @@ impl BatchAudit {
 }
 
 /// Looks until every acknowledged batch is listed, or until `limit` has passed: rows come up behind the counts.
-/// `duplicates_before`: of the ledger, before the run.
+/// `before`: the ledger before the run.
 pub async fn audit(
     api: &StatsApi,
     receipts: &[Receipt],
     since_ms: u64,
-    duplicates_before: u64,
+    before: &Ledger,
     limit: Duration,
 ) -> Result<BatchAudit, StatsApiError> {
     let begin = Instant::now();
     loop {
         let late = begin.elapsed() >= limit;
-        match look(api, receipts, since_ms, duplicates_before).await {
+        match look(api, receipts, since_ms, before).await {
             Ok(audit) if late || audit.is_right() || audit.repeated > 0 => return Ok(audit),
             Err(error) if late => return Err(error),
             Err(error) => tracing::warn!(%error, "central did not list its batches, asking again"),
@@ -101,11 +101,10 @@ async fn look(
     api: &StatsApi,
     receipts: &[Receipt],
     since_ms: u64,
-    duplicates_before: u64,
+    before: &Ledger,
 ) -> Result<BatchAudit, StatsApiError> {
     let listed = api.batches(since_ms).await?;
-    let duplicates = api.duplicates().await?;
-    Ok(BatchAudit::of(receipts, &listed, duplicates.saturating_sub(duplicates_before)))
+    Ok(BatchAudit::of(receipts, &listed, api.ledger().await?.since(before)))
 }
 
 #[cfg(test)]
@@ -125,16 +124,16 @@ mod tests {
         let receipts = [receipt(1), receipt(2)];
         // Central has a third, whose acknowledgement was lost, and one of somebody else.
         let listed = [counted(1, 1, 3, 0), counted(1, 2, 1, 2), counted(1, 3, 3, 0), counted(9, 1, 1, 0)];
-        let audit = BatchAudit::of(&receipts, &listed, 4);
+        let audit = BatchAudit::of(&receipts, &listed, Ledger::default());
         assert!(audit.is_right());
-        assert_eq!((audit.acknowledged, audit.listed, audit.duplicates_suppressed), (2, 3, 4));
+        assert_eq!((audit.acknowledged, audit.listed), (2, 3));
     }
 
     #[test]
     fn a_loss_is_not_hidden_by_a_repeat() {
         let receipts = [receipt(1), receipt(2), receipt(3)];
         let listed = [counted(1, 1, 3, 0), counted(1, 1, 3, 0), counted(1, 3, 2, 0)];
-        let audit = BatchAudit::of(&receipts, &listed, 0);
+        let audit = BatchAudit::of(&receipts, &listed, Ledger::default());
         assert!(!audit.is_right());
         assert_eq!((audit.repeated, audit.missing, audit.different), (1, 1, 1));
         let sid = "01".repeat(16);

@@ -248,7 +248,10 @@ async fn batches(State(seen): State<Arc<Mutex<Seen>>>) -> String {
 }
 
 async fn ledger(State(seen): State<Arc<Mutex<Seen>>>) -> Json<Value> {
-    Json(json!({ "duplicates": seen.lock().unwrap().duplicates }))
+    let seen = seen.lock().unwrap();
+    let nothing = json!({ "events": 0 });
+    let (counted, duplicates) = (seen.events().len(), seen.duplicates);
+    Json(json!({ "counted": counted, "dropped": nothing, "given_up": nothing, "duplicates": duplicates }))
 }
 
 fn now_ms() -> u64 {

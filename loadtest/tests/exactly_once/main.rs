@@ -125,7 +125,7 @@ async fn what_a_closed_page_could_not_send_comes_late_and_once() {
     assert!(seen.counted.values().all(|batch| batch.class() == proto::agent::Class::Long));
     let batches = report.audit.batches.as_ref().unwrap();
     assert_eq!(batches.listed, seen.counted.len() as u64);
-    assert!(batches.duplicates_suppressed > 0);
+    assert!(batches.ledger.duplicates > 0);
 }
 
 #[tokio::test]
