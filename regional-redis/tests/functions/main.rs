@@ -8,6 +8,7 @@ mod durable;
 mod large;
 mod leaders;
 mod outcomes;
+mod rebuild;
 #[allow(dead_code, reason = "shared with the tests of the aggregator, which use all of it")]
 mod redis_process;
 mod visits;

@@ -191,3 +191,65 @@ async fn the_same_visitor_hash_on_two_sites_is_two_visits() {
     sites.sort();
     assert_eq!(sites, ["blog", "shop"]);
 }
+
+/// One pageview of a visitor whose hash was `other` under the other day's salt.
+fn near_midnight(lsn: u64, visitor: u64, other: u64, at_ms: u64) -> Call {
+    let mut call = pageview(lsn, visitor, at_ms, "/");
+    call.visits[0].other_key = Some(regional_redis::visit::visit_key("shop", other));
+    call
+}
+
+#[tokio::test]
+async fn a_visit_goes_on_across_midnight_whichever_salt_comes_first() {
+    for (before, after) in [(7, 8), (8, 7)] {
+        let mut bench = Bench::new().await;
+        let gateway = bench.gateway("g").await;
+        gateway.counts(&mut bench, &pageview(1, before, NOON, "/")).await;
+        gateway.counts(&mut bench, &near_midnight(2, after, before, NOON + MINUTE)).await;
+        // There and back again, and in the end without knowing the other.
+        gateway.counts(&mut bench, &near_midnight(3, before, after, NOON + 2 * MINUTE)).await;
+        gateway.counts(&mut bench, &near_midnight(4, after, before, NOON + 3 * MINUTE)).await;
+        gateway.counts(&mut bench, &pageview(5, after, NOON + 32 * MINUTE, "/")).await;
+        let keys = bench.keys().await;
+        let running: Vec<_> = keys.iter().filter(|key| key.starts_with("{0}:v:")).collect();
+        assert_eq!(running, [&format!("{{0}}:v:shop:{after:016x}")], "one state, one key");
+        let visits = bench.flush().await.visits;
+        assert_eq!((visits.len(), visits[0].pageviews), (1, 5));
+        assert_eq!(visits[0].visitor, before, "the visit keeps its visitor");
+    }
+}
+
+#[tokio::test]
+async fn the_steps_of_one_call_follow_a_visit_across_midnight() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    let mut steps = pageview(1, 7, NOON, "/");
+    for next in [
+        near_midnight(2, 8, 7, NOON + MINUTE),
+        near_midnight(3, 7, 8, NOON + 2 * MINUTE),
+        near_midnight(4, 8, 7, NOON + 3 * MINUTE),
+    ] {
+        steps.batches.extend(next.batches);
+        steps.visits.extend(next.visits);
+        steps.last = next.last;
+    }
+    gateway.counts(&mut bench, &steps).await;
+    let keys = bench.keys().await;
+    let running: Vec<_> = keys.iter().filter(|key| key.starts_with("{0}:v:")).collect();
+    assert_eq!(running, [&format!("{{0}}:v:shop:{:016x}", 8)]);
+    let visits = bench.flush().await.visits;
+    assert_eq!((visits.len(), visits[0].pageviews), (1, 4));
+}
+
+#[tokio::test]
+async fn a_visit_that_is_over_is_not_taken_up_under_the_other_salt() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    gateway.counts(&mut bench, &pageview(1, 7, NOON, "/")).await;
+    gateway.counts(&mut bench, &near_midnight(2, 8, 7, NOON + 31 * MINUTE)).await;
+    // What runs under its own key goes first.
+    gateway.counts(&mut bench, &near_midnight(3, 7, 8, NOON + 20 * MINUTE)).await;
+    let mut visits = bench.flush().await.visits;
+    visits.sort_by_key(|visit| visit.start_ms);
+    assert_eq!(visits.iter().map(|visit| (visit.visitor, visit.pageviews)).collect::<Vec<_>>(), [(7, 2), (8, 1)]);
+}
