@@ -16,6 +16,7 @@ const shots = [
   { name: 'today-dark', path: '/?site=shop.example', dark: true },
   { name: 'today-mobile', path: '/?site=shop.example', viewport: MOBILE },
   { name: 'month-filtered', path: '/?site=shop.example&period=30d&country=DE&source=Google&metric=bounce_rate' },
+  { name: 'raw-none', path: '/?site=docs.example&period=30d&country=DE' },
   { name: 'year-dark', path: '/?site=shop.example&period=12mo&metric=pageviews', dark: true, act: (page) => page.locator('.chart').focus().then(() => page.keyboard.press('ArrowLeft')) },
   { name: 'custom-open', path: '/?site=shop.example&period=7d', act: (page) => page.getByRole('button', { name: 'Custom' }).click() },
   { name: 'campaigns-more', path: '/?site=shop.example&period=7d', act: async (page) => {

@@ -45,6 +45,13 @@ test('a fresh site shows its snippet, turns live by itself, and answers a click'
   await until('a page in the report', () => dashboard.getByText('newsletter').first().isVisible(), 40_000);
   await dashboard.getByText('newsletter').first().click();
   await until('a filter in the address', () => dashboard.url().includes('newsletter'), 5_000);
+  const ledger = dashboard.getByRole('region', { name: 'What was counted' });
+  await until('the ledger says that all was counted', async () => {
+    const words = await ledger.innerText();
+    return words.includes('100%') && /All \d+ events that pages sent were counted, each exactly once/.test(words);
+  }, 40_000);
+  const { sent, counted, dropped } = await instance.ask('GET', '/api/v2/ledger?site_id=demo');
+  assert.ok(sent > 0 && sent === counted + dropped.events, `${sent} sent, ${counted} counted, ${dropped.events} dropped`);
   assert.deepEqual(errors, []);
   await visitor.close();
 

@@ -1,7 +1,7 @@
 // The rows that answer what a component asked last. While another question is on its way the old answer stays, marked
 // as stale, so nothing on the page jumps.
 
-import { fetchRows, NeedsRawError, type Row, SignedOutError } from './api';
+import { fetchRows, NeedsRawError, type RawState, type Row, SignedOutError } from './api';
 import { session } from './session.svelte';
 
 export type Trouble = { kind: 'needs_raw' | 'failed'; message: string };
@@ -9,6 +9,8 @@ export type Trouble = { kind: 'needs_raw' | 'failed'; message: string };
 export class Answer {
   rows = $state.raw<Row[]>();
   trouble = $state.raw<Trouble>();
+  /** Of `rows`, if they come from raw events. */
+  raw = $state.raw<RawState>();
   /** Another question is on its way: `rows` do not answer it. A refresh does not count. */
   stale = $state(false);
 
@@ -31,9 +33,10 @@ export class Answer {
     this.#underway = query;
     this.stale = question !== this.#question && this.rows !== undefined;
     try {
-      const rows = await fetchRows(query, abort.signal);
+      const { rows, raw } = await fetchRows(query, abort.signal);
       if (abort.signal.aborted) return;
       this.rows = rows;
+      this.raw = raw;
       this.trouble = undefined;
     } catch (error) {
       if (abort.signal.aborted) return;

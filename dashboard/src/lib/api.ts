@@ -77,14 +77,23 @@ export async function fetchLedger(siteId: string, from: string, to: string, sign
   return ask(`/api/v2/ledger?${new URLSearchParams({ site_id: siteId, from, to })}`, {}, signal);
 }
 
+/** How whole an answer from raw events is: they come up behind everything else. */
+export interface RawState {
+  complete: boolean;
+  /** Raw events in the period. */
+  events: number;
+  /** Events counted in the period. */
+  counted: number;
+}
+
 /** `query` is a `Query` in JSON. */
-export async function fetchRows(query: string, signal?: AbortSignal): Promise<Row[]> {
-  const { results } = await ask<{ results: Row[] }>(
+export async function fetchRows(query: string, signal?: AbortSignal): Promise<{ rows: Row[]; raw: RawState | undefined }> {
+  const { results, meta } = await ask<{ results: Row[]; meta?: { raw?: RawState } }>(
     '/api/v2/query',
     { method: 'POST', headers: { 'content-type': 'application/json' }, body: query },
     signal,
   );
-  return results;
+  return { rows: results, raw: meta?.raw };
 }
 
 export async function signOut(): Promise<void> {
