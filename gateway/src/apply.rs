@@ -1,10 +1,12 @@
 //! From the log into Redis: many records, merged, with one call; and the answer to whoever waits for them.
 //!
-//! The only writer of this gateway's position in its shard. It stops at nothing but a damaged log: while Redis is away or not
-//! approved it waits, and the log's queue, then the sessions, then the agents wait with it.
+//! The only writer of this gateway's position in its shard. It stops at nothing but a log that cannot be replayed. While Redis is
+//! away or not approved it goes on taking what is logged: who waits is kept, or answered after the log alone, as the policy says.
 
+mod entrance;
 mod merge;
 
+pub use entrance::{Entrance, Entry, NotYet, Session};
 pub use merge::merge;
 
 use std::collections::{HashSet, VecDeque};
@@ -13,14 +15,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use regional_redis::apply::{Applied, BATCHES_MAX, Call};
-use regional_redis::{Link, LinkError, Lsn, Registered, Reported, Shard};
+use regional_redis::{LinkError, Lsn, Reported};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::capacity::Capacity;
+use crate::capacity::{Capacity, WhenRedisIsAway};
 use crate::clock::SKEW_MAX_MS;
+use crate::delivery::Delivery;
 use crate::ingest::Ingest;
 use crate::log::{LogError, Logged, Reader};
 use crate::metrics::Metrics;
@@ -36,9 +39,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Moves one shard's Redis along this gateway's log.
 pub struct Applier {
-    shard: Shard,
-    redis: String,
+    entrance: Arc<Entrance>,
     gateway: String,
+    delivery: Arc<Delivery>,
     ingest: Arc<Ingest>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
@@ -48,6 +51,8 @@ pub struct Applier {
     reader: Reader,
     /// Committed groups, in order.
     groups: mpsc::Receiver<Vec<Logged>>,
+    /// Its writer is gone: what it committed is all there will be.
+    closed: bool,
     /// Read and not applied; the front is `applied + 1` when it was filled.
     waiting: VecDeque<Logged>,
     /// What Redis has applied.
@@ -61,23 +66,10 @@ pub struct Applier {
     sent: Lsn,
 }
 
-/// A registration with one process of Redis.
-pub struct Session {
-    link: Link,
-    approved: String,
-    incarnation: String,
-    /// Where Redis stood when it registered.
-    pub applied: Lsn,
-}
-
 /// What an applier needs to begin.
 pub struct Start {
-    /// Its shard.
-    pub shard: Shard,
-    /// The shard's Redis.
-    pub redis: String,
-    /// The id of the log's folder.
-    pub gateway: Uuid,
+    /// The way into the shard's Redis.
+    pub entrance: Arc<Entrance>,
     /// Of the shard's log.
     pub reader: Reader,
     /// The last record in it.
@@ -106,6 +98,21 @@ pub enum ApplyError {
         /// The highest ever sent.
         sent: Lsn,
     },
+    /// What Redis is missing is not in the log any more.
+    #[error(
+        "redis stands at record {applied} of this gateway, and its log begins at {first}: Redis lost what central had accepted, and must be rebuilt under a new epoch before this gateway may count. Is an aggregator running, and does it reach central?"
+    )]
+    Trimmed {
+        /// What Redis says.
+        applied: Lsn,
+        /// The first record that is kept.
+        first: Lsn,
+    },
+    /// Somebody retired this id.
+    #[error(
+        "gateway {0} was retired, for ever: its records stand as central has them. Take its data folder away; the gateway then starts under a new id"
+    )]
+    Retired(Uuid),
 }
 
 /// Why a session with Redis ended.
@@ -113,7 +120,17 @@ enum Lost {
     Redis(LinkError),
     Unapproved,
     Fenced,
+    /// It stands beyond what this process believed: it has outcomes to give.
+    Beyond,
+    /// It has no room. The session stays.
+    Full,
     Fatal(ApplyError),
+}
+
+impl From<LogError> for Lost {
+    fn from(error: LogError) -> Self {
+        Self::Fatal(error.into())
+    }
 }
 
 impl From<ApplyError> for Lost {
@@ -124,31 +141,10 @@ impl From<ApplyError> for Lost {
 
 impl From<LinkError> for Lost {
     fn from(error: LinkError) -> Self {
-        Self::Redis(error)
-    }
-}
-
-/// Connects, waits for the leader's approval, and registers a fresh incarnation: from then on no call of an earlier one is taken.
-pub async fn register(redis: &str, shard: Shard, gateway: Uuid, ingest: &Ingest) -> Result<Option<Session>, LinkError> {
-    let mut link = Link::connect(&redis.into(), shard).await?;
-    let Some(approved) = link.approved().await? else { return Ok(None) };
-    let incarnation = Uuid::new_v4().to_string();
-    let registered = link.register(&gateway.to_string(), &incarnation, &approved).await?;
-    link.barrier().await?;
-    match registered {
-        Registered::Wait | Registered::Retired | Registered::Rebuild { .. } => Ok(None),
-        Registered::At { applied, clock_floor_ms } => {
-            ingest.clock.follow(link.time_ms().await?);
-            ingest.clock.raise_floor(clock_floor_ms);
-            Ok(Some(Session { link, approved, incarnation, applied }))
+        match &error {
+            LinkError::Redis(redis) if redis.code() == Some("OOM") => Self::Full,
+            _ => Self::Redis(error),
         }
-    }
-}
-
-impl Session {
-    /// Takes another gateway id out of the watermark.
-    pub async fn retire(&mut self, gateway: Uuid) -> Result<bool, LinkError> {
-        self.link.retire(&gateway.to_string(), &self.approved).await
     }
 }
 
@@ -161,13 +157,16 @@ impl Applier {
         metrics: Arc<Metrics>,
         ready: Arc<AtomicBool>,
     ) -> Self {
-        let Start { shard, redis, gateway, reader, last, groups, capacity, stop } = start;
-        let (gateway, applied) = (gateway.to_string(), session.applied);
-        let (waiting, next_report, replayed_through) = (VecDeque::new(), Instant::now(), last);
+        let Start { entrance, reader, last, groups, capacity, stop } = start;
+        let (gateway, delivery, applied) =
+            (entrance.gateway.to_string(), Arc::clone(&entrance.delivery), session.applied);
+        if applied < last {
+            tracing::info!(from = %applied.next(), through = %last, records = last.0 - applied.0, "replaying the log");
+        }
         Self {
-            shard,
-            redis,
+            entrance,
             gateway,
+            delivery,
             ingest,
             metrics,
             ready,
@@ -175,54 +174,126 @@ impl Applier {
             stop,
             reader,
             groups,
-            waiting,
+            closed: false,
+            waiting: VecDeque::new(),
             applied,
             last,
-            replayed_through,
-            next_report,
+            replayed_through: last,
+            next_report: Instant::now(),
             sent: applied,
         }
     }
 
     /// Runs until the log's writer is gone and everything it committed is applied.
     pub async fn run(mut self, first: Session) -> Result<(), ApplyError> {
-        let mut session = Some(first);
+        let (mut session, mut full) = (Some(first), false);
         loop {
-            let Some(mut current) = session.take() else {
-                session = self.register_again().await?;
-                continue;
+            let mut current = match session.take() {
+                Some(current) => current,
+                None => self.enter_again().await?,
             };
-            self.ready.store(true, Ordering::Relaxed);
-            self.capacity.redis_counts(true);
+            if !full {
+                self.counts(true);
+            }
             let lost = match self.count(&mut current).await {
                 Ok(()) => return Ok(()),
                 Err(lost) => lost,
             };
-            self.ready.store(false, Ordering::Relaxed);
-            self.capacity.redis_counts(false);
+            self.counts(false);
+            self.answer_after_the_log();
+            full = matches!(lost, Lost::Full);
             match lost {
                 Lost::Fatal(error) => return Err(error),
                 Lost::Redis(error) => tracing::warn!(%error, "redis lost; batches wait in the log"),
                 Lost::Unapproved => tracing::warn!("redis is not approved by an aggregator; batches wait in the log"),
+                Lost::Beyond => tracing::warn!("redis stands beyond what it answered; registering again"),
                 Lost::Fenced => {
                     tracing::error!("another process registered as this gateway: was its data folder copied?")
                 }
+                Lost::Full => {
+                    tracing::warn!("redis has no room; batches wait in the log");
+                    session = Some(current);
+                }
             }
-            sleep(RETRY).await; // what broke once may break again at once
+            self.set_aside_for(RETRY).await; // what broke once may break again at once
         }
     }
 
-    async fn register_again(&mut self) -> Result<Option<Session>, ApplyError> {
-        match register(&self.redis, self.shard, self.gateway.parse().expect("it was a UUID"), &self.ingest).await {
-            Ok(Some(session)) => {
-                tracing::info!(applied = %session.applied, "registered with redis again");
-                self.follow(session.applied)?;
-                Ok(Some(session))
+    /// Tells the door, and whoever asks whether this gateway is ready.
+    fn counts(&self, counts: bool) {
+        self.ready.store(counts && !self.stop.is_cancelled(), Ordering::Relaxed);
+        self.capacity.redis_counts(counts);
+    }
+
+    /// Tries until there is a session again; what is logged meanwhile is taken.
+    async fn enter_again(&mut self) -> Result<Session, ApplyError> {
+        let mut told = String::new();
+        loop {
+            match self.attempt().await? {
+                Entry::Counts(session) => {
+                    tracing::info!(applied = %session.applied, "registered with redis again");
+                    self.follow(session.applied)?;
+                    return Ok(session);
+                }
+                Entry::Older(session) => {
+                    return Err(ApplyError::Ahead { applied: session.applied, sent: self.sent });
+                }
+                Entry::NotYet(why) if told != why.to_string() => {
+                    tracing::warn!(%why, "not counting yet");
+                    told = why.to_string();
+                }
+                Entry::NotYet(_) => {}
             }
-            Ok(None) | Err(_) => {
-                sleep(RETRY).await;
-                Ok(None)
+            self.set_aside_for(RETRY).await;
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<Entry, ApplyError> {
+        let (entrance, last) = (Arc::clone(&self.entrance), self.last);
+        let entering = entrance.enter(last);
+        tokio::pin!(entering);
+        loop {
+            tokio::select! {
+                biased;
+                entered = &mut entering => return entered,
+                group = self.groups.recv(), if !self.closed => self.set_aside(group),
             }
+        }
+    }
+
+    async fn set_aside_for(&mut self, wait: Duration) {
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(until) => return,
+                group = self.groups.recv(), if !self.closed => self.set_aside(group),
+            }
+        }
+    }
+
+    /// Takes what is committed while Redis does not count, so that the log goes on. Who waits is kept, in the room that the door
+    /// has for it; or answered, and then the log is where the record is found again.
+    fn set_aside(&mut self, group: Option<Vec<Logged>>) {
+        let Some(group) = group else {
+            self.closed = true;
+            return;
+        };
+        self.take(group);
+        self.answer_after_the_log();
+    }
+
+    /// While Redis does not count, where the policy says that the log is enough.
+    fn answer_after_the_log(&mut self) {
+        if self.capacity.policy() == WhenRedisIsAway::StoreAndForward {
+            for logged in &mut self.waiting {
+                if let Some(waiter) = logged.waiter.take() {
+                    waiter.answer();
+                }
+            }
+            // Nobody holds the watermark back for them any more.
+            self.replayed_through = self.last;
+            self.waiting.truncate(WAITING_MAX);
         }
     }
 
@@ -236,7 +307,7 @@ impl Applier {
                 return Ok(());
             }
             if self.committed() > self.applied {
-                self.fill().map_err(|error| Lost::Fatal(error.into()))?;
+                self.fill()?;
                 self.step(session).await?;
             }
         }
@@ -245,7 +316,11 @@ impl Applier {
     /// Until there is something to apply (true), or the log is at its end (false).
     async fn wait(&mut self, session: &mut Session) -> Result<bool, Lost> {
         loop {
+            if self.closed {
+                return Ok(false);
+            }
             tokio::select! {
+                biased;
                 group = self.groups.recv() => match group {
                     Some(group) => { self.take(group); return Ok(true) }
                     None => return Ok(false),
@@ -270,6 +345,7 @@ impl Applier {
         self.last
     }
 
+    /// Becomes what is applied next, behind what waits.
     fn take(&mut self, group: Vec<Logged>) {
         self.last = group.last().map_or(self.last, |logged| logged.lsn);
         self.waiting.extend(group);
@@ -307,25 +383,27 @@ impl Applier {
         let mut duplicates = HashSet::new();
         loop {
             let call = merge(self.applied, records, &duplicates);
+            let before = self.sent;
             self.sent = self.sent.max(call.last);
             let now_ms = self.ingest.clock.now_ms();
             let answer =
                 session.link.apply(&self.gateway, &session.incarnation, &session.approved, now_ms, &call).await?;
             self.metrics.apply_calls.inc();
+            if !matches!(answer, Applied::Done(_)) {
+                self.sent = before; // it changed nothing
+            }
             match answer {
-                Applied::Done(_) => {
+                Applied::Done(outcomes) => {
+                    self.delivery.append(&outcomes)?;
                     self.count_done(&call, &duplicates);
                     self.stand_at(call.last);
+                    self.capacity.redis_counts(true);
                     return Ok(());
                 }
                 Applied::Duplicates(found) if found.iter().any(|lsn| !duplicates.contains(lsn)) => {
                     duplicates.extend(found)
                 }
-                Applied::Gap(applied) => {
-                    tracing::warn!(believed = %self.applied, %applied, "redis stands elsewhere; replaying from the log");
-                    self.follow(applied)?;
-                    return Ok(());
-                }
+                Applied::Gap(applied) => return self.fall_back(applied),
                 Applied::Wait => return Err(Lost::Unapproved),
                 Applied::Fenced => return Err(Lost::Fenced),
                 Applied::Duplicates(_) | Applied::Repeated(_) => {
@@ -342,11 +420,22 @@ impl Applier {
         self.metrics.duplicate_records.inc_by(duplicates.len() as u64);
     }
 
+    /// Redis stands elsewhere: what it decided behind there is void, and replayed.
+    fn fall_back(&mut self, applied: Lsn) -> Result<(), Lost> {
+        if applied > self.applied && applied <= self.sent {
+            return Err(Lost::Beyond);
+        }
+        tracing::warn!(believed = %self.applied, %applied, records = self.last.0.saturating_sub(applied.0), "redis stands elsewhere; replaying from the log");
+        self.follow(applied)?;
+        Ok(self.delivery.void_above(applied)?)
+    }
+
     /// Goes on from where Redis stands. Beyond what was ever sent to it, somebody else's records were counted under this id.
     fn follow(&mut self, applied: Lsn) -> Result<(), ApplyError> {
         if applied > self.sent {
             return Err(ApplyError::Ahead { applied, sent: self.sent });
         }
+        self.entrance.check_kept(applied)?;
         self.stand_at(applied);
         Ok(())
     }
@@ -374,18 +463,20 @@ impl Applier {
         // The clock first: whatever is admitted after it was read is judged by a later time.
         let now_ms = self.ingest.clock.now_ms();
         let mark_ms = self.ingest.in_flight.oldest_ms().map_or(now_ms, |oldest| oldest.min(now_ms));
-        match session
-            .link
-            .watermark(&self.gateway, &session.incarnation, &session.approved, mark_ms, self.applied, self.applied)
-            .await?
-        {
-            Reported::Done { .. } => Ok(()),
+        let memory = session.link.memory().await?;
+        self.capacity.redis_memory(memory.used, memory.max);
+        // What Redis hears is logged it forgets: it must survive this machine first.
+        let logged = self.delivery.sync()?;
+        self.metrics.outcomes_logged.set(i64::try_from(logged.0).unwrap_or(i64::MAX));
+        let (incarnation, approved) = (&session.incarnation, &session.approved);
+        match session.link.watermark(&self.gateway, incarnation, approved, mark_ms, self.applied, logged).await? {
+            Reported::Done { durable } => {
+                self.delivery.durable(durable);
+                Ok(())
+            }
             Reported::Wait => Err(Lost::Unapproved),
             Reported::Fenced => Err(Lost::Fenced),
-            Reported::Gap(applied) => {
-                tracing::warn!(believed = %self.applied, %applied, "redis stands elsewhere; replaying from the log");
-                self.follow(applied).map_err(Lost::Fatal)
-            }
+            Reported::Gap(applied) => self.fall_back(applied),
         }
     }
 }

@@ -15,6 +15,7 @@ pub struct Folder {
     path: PathBuf,
     id: Uuid,
     retires: Option<Uuid>,
+    entered: bool,
     _lock: File,
 }
 
@@ -53,16 +54,16 @@ impl Folder {
             Err(error) => return Err(unusable(&lock)(error.into())),
         }
         let id_file = path.join("id");
-        let (id, retires) = match fs::read_to_string(&id_file) {
+        let (id, retires, entered) = match fs::read_to_string(&id_file) {
             Ok(text) => read_id(&text).ok_or(FolderError::BadId(id_file))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = Uuid::new_v4();
                 write_durably(&id_file, id.to_string().as_bytes()).map_err(unusable(&id_file))?;
-                (id, None)
+                (id, None, false)
             }
             Err(error) => return Err(unusable(&id_file)(error)),
         };
-        Ok(Self { path: path.to_owned(), id, retires, _lock: file })
+        Ok(Self { path: path.to_owned(), id, retires, entered, _lock: file })
     }
 
     /// Who this gateway is.
@@ -80,39 +81,59 @@ impl Folder {
         self.path.join(format!("log-{}", self.id)).join(format!("shard-{}", shard.0))
     }
 
-    /// Where the last configuration from central is kept.
+    /// Where the last configuration from central is kept: under the id, so that another id must have reached central once.
     pub fn configuration(&self) -> PathBuf {
-        self.path.join("configuration")
+        self.path.join(format!("log-{}", self.id)).join("configuration")
+    }
+
+    /// Central knows that this gateway is registered in Redis: a rebuild waits for it.
+    pub fn entered(&self) -> bool {
+        self.entered
+    }
+
+    /// Central has answered that it knows.
+    pub fn has_entered(&mut self) -> Result<(), FolderError> {
+        self.write_id(self.id, self.retires, true)
     }
 
     /// Its records are older than its id (a folder restored from a copy): from now on the folder is a new gateway, with an empty
     /// log; the old one stays beside it. One write decides, so that a crash leaves the old gateway or the new one.
     pub fn become_new(&mut self) -> Result<(), FolderError> {
-        self.write_id(Uuid::new_v4(), Some(self.id))
+        self.write_id(Uuid::new_v4(), Some(self.id), false)
     }
 
     /// Redis and central know that the replaced id is retired.
     pub fn has_retired(&mut self) -> Result<(), FolderError> {
-        self.write_id(self.id, None)
+        self.write_id(self.id, None, self.entered)
     }
 
-    fn write_id(&mut self, id: Uuid, retires: Option<Uuid>) -> Result<(), FolderError> {
+    fn write_id(&mut self, id: Uuid, retires: Option<Uuid>, entered: bool) -> Result<(), FolderError> {
         let path = self.path.join("id");
-        let text = retires.map_or_else(|| id.to_string(), |retires| format!("{id}\nretires {retires}"));
+        let mut text = id.to_string();
+        if let Some(retires) = retires {
+            text += &format!("\nretires {retires}");
+        }
+        if entered {
+            text += "\nentered";
+        }
         write_durably(&path, text.as_bytes()).map_err(|source| FolderError::Unusable { path, source })?;
-        (self.id, self.retires) = (id, retires);
+        (self.id, self.retires, self.entered) = (id, retires, entered);
         Ok(())
     }
 }
 
-fn read_id(text: &str) -> Option<(Uuid, Option<Uuid>)> {
+fn read_id(text: &str) -> Option<(Uuid, Option<Uuid>, bool)> {
     let mut lines = text.lines();
     let id = Uuid::try_parse(lines.next()?.trim()).ok()?;
-    let retires = match lines.next() {
-        Some(line) => Some(Uuid::try_parse(line.strip_prefix("retires ")?.trim()).ok()?),
-        None => None,
-    };
-    Some((id, retires))
+    let (mut retires, mut entered) = (None, false);
+    for line in lines {
+        match line.trim().split_once(' ') {
+            Some(("retires", id)) => retires = Some(Uuid::try_parse(id).ok()?),
+            None if line.trim() == "entered" => entered = true,
+            _ => return None,
+        }
+    }
+    Some((id, retires, entered))
 }
 
 /// Writes a whole file so that a crash leaves the old one or the new one.
@@ -152,10 +173,16 @@ mod tests {
         assert_ne!(folder.log(Shard(0)), old_log);
         drop(folder);
         let mut folder = Folder::open(dir.path()).unwrap();
-        assert_eq!((folder.id(), folder.retires()), (id, Some(old)));
+        assert_eq!((folder.id(), folder.retires(), folder.entered()), (id, Some(old), false));
+        folder.has_entered().unwrap();
+        drop(folder);
+        let mut folder = Folder::open(dir.path()).unwrap();
+        assert_eq!((folder.id(), folder.retires(), folder.entered()), (id, Some(old), true));
         folder.has_retired().unwrap();
         drop(folder);
-        let folder = Folder::open(dir.path()).unwrap();
-        assert_eq!((folder.id(), folder.retires()), (id, None));
+        let mut folder = Folder::open(dir.path()).unwrap();
+        assert_eq!((folder.id(), folder.retires(), folder.entered()), (id, None, true));
+        folder.become_new().unwrap();
+        assert!(!folder.entered(), "the new one has not entered");
     }
 }

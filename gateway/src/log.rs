@@ -3,7 +3,7 @@
 //! Group commit decides the pace: one flush at a time, and the next starts when the last one returned, with everything that
 //! arrived meanwhile.
 
-mod read;
+pub(crate) mod read;
 mod segment;
 #[cfg(test)]
 mod tests;

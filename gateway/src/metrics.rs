@@ -51,6 +51,18 @@ pub struct Metrics {
     pub clock_skew_ms: Gauge,
     /// Configurations that central sent and this gateway could not use.
     pub bad_configurations: Counter,
+    /// The last record whose outcome is in the outcome log.
+    pub outcomes_logged: Gauge,
+    /// Raw rows sent to central, one a batch.
+    pub raw_batches: Counter,
+    /// The last record whose raw row central has, or that has none.
+    pub raw_position: Gauge,
+    /// Records in the log whose raw row central does not have.
+    pub raw_lag_records: Gauge,
+    /// Segments of the log that were deleted.
+    pub trimmed_segments: Counter,
+    /// Bytes of the log's segments.
+    pub log_bytes: Gauge,
 }
 
 impl Metrics {
@@ -70,6 +82,12 @@ impl Metrics {
             replayed_records: Counter::default(),
             clock_skew_ms: Gauge::default(),
             bad_configurations: Counter::default(),
+            outcomes_logged: Gauge::default(),
+            raw_batches: Counter::default(),
+            raw_position: Gauge::default(),
+            raw_lag_records: Gauge::default(),
+            trimmed_segments: Counter::default(),
+            log_bytes: Gauge::default(),
         };
         let m = metrics.clone();
         registry.register("tideline_gateway_connections", "Open connections", m.connections);
@@ -97,6 +115,12 @@ impl Metrics {
             "Configurations that could not be used",
             m.bad_configurations,
         );
+        registry.register("tideline_gateway_outcomes_logged", "Last record whose outcome is logged", m.outcomes_logged);
+        registry.register("tideline_gateway_raw_batches", "Raw rows sent to central", m.raw_batches);
+        registry.register("tideline_gateway_raw_position", "Last record whose raw row central has", m.raw_position);
+        registry.register("tideline_gateway_raw_lag_records", "Records whose raw row has not left", m.raw_lag_records);
+        registry.register("tideline_gateway_trimmed_segments", "Segments of the log deleted", m.trimmed_segments);
+        registry.register("tideline_gateway_log_bytes", "Bytes of the log", m.log_bytes);
         metrics
     }
 

@@ -11,27 +11,30 @@ use prometheus_client::registry::Registry;
 use proto::dial::{Dial, DialError, Dialer};
 use proto::uplink::{GatewayHello, ShardLsn};
 use regional_redis::Shard;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::address::TrustedProxies;
 use crate::admin::{self, Admin};
-use crate::apply::{self, Applier, ApplyError, Session, Start};
+use crate::apply::{Applier, ApplyError, Entrance, Entry, Session, Start};
 use crate::capacity::Capacity;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::delivery::Delivery;
 use crate::door::{Door, ROOM_KIB};
 use crate::folder::{Folder, FolderError, write_durably};
 use crate::geo::{Geo, GeoError};
 use crate::in_flight::InFlight;
 use crate::ingest::Ingest;
 use crate::listen::{self, BindError};
-use crate::log::{Log, LogError, Opened};
+use crate::log::{Log, LogError, Opened, Reader};
 use crate::metrics::Metrics;
+use crate::raw::Shipper;
 use crate::sites::Sites;
 use crate::throttle::Throttles;
-use crate::uplink::Uplink;
+use crate::trim::Trimming;
+use crate::uplink::{self, Uplink};
 use crate::user_agent::{Agents, AgentsError};
 
 /// The one shard there is so far.
@@ -102,37 +105,29 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let admin = serve_admin(&config, bound, Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) }).await?;
 
     let mut opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
-    let uplink = |folder: &Folder, last| Uplink {
-        dial: Arc::clone(&dial),
-        hello: GatewayHello {
-            region: config.region.clone(),
-            gateway: folder.id().to_string(),
-            last: vec![ShardLsn { shard: SHARD.0, lsn: last }],
-            retires: folder.retires().map(|id| id.to_string()).unwrap_or_default(),
-            entered: false,
-        },
-        ingest: Arc::clone(&ingest),
-        cache: folder.configuration(),
-        metrics: Arc::clone(&metrics),
-    };
-    let Some((mut session, mut uplinked)) =
-        enter(&config, &folder, &opened, &ingest, uplink(&folder, opened.last.0), &stop).await
-    else {
+    let around = Surroundings { config: &config, dial, ingest: &ingest, metrics: &metrics, stop: &stop };
+    let Some(mut entered) = enter(&around, &folder, &opened).await? else {
         return Ok(()); // stopped before Redis and central were there
     };
-    if session.ahead {
+    if entered.ahead {
         folder.become_new()?;
         tracing::warn!(id = %folder.id(), "the data folder is older than its id; it is a new gateway now");
         opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
-        drop(uplinked);
-        let Some(again) = enter(&config, &folder, &opened, &ingest, uplink(&folder, 0), &stop).await else {
-            return Ok(());
-        };
-        (session, uplinked) = again;
+        drop(entered);
+        let Some(again) = enter(&around, &folder, &opened).await? else { return Ok(()) };
+        entered = again;
+    }
+    let Entered { entrance, mut session, uplinked, .. } = entered;
+    if !folder.entered() {
+        let mut central = entrance.central.clone();
+        tokio::select! {
+            () = central.enter() => folder.has_entered()?,
+            () = stop.cancelled() => return Ok(()),
+        }
     }
     if let Some(retired) = folder.retires() {
-        match session.redis.retire(retired).await {
-            Ok(true) if session.central => folder.has_retired()?,
+        match session.retire(retired).await {
+            Ok(true) if entrance.central.answered() => folder.has_retired()?,
             Ok(_) => tracing::warn!(%retired, "the replaced id is not retired yet; the next start tries again"),
             Err(error) => {
                 tracing::warn!(%error, %retired, "the replaced id is not retired yet; the next start tries again")
@@ -141,7 +136,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     }
 
     // From the log to Redis.
-    let Opened { log, reader, last } = opened;
+    let Opened { log, reader, last, .. } = opened;
     let (submit, submissions) = mpsc::channel(LOG_QUEUE);
     let (commit, groups) = mpsc::channel(APPLY_QUEUE);
     let (log_metrics, log_capacity, log_folder) = (Arc::clone(&metrics), Arc::clone(&capacity), folder.log(SHARD));
@@ -154,17 +149,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         })
         .map_err(Error::Thread)?;
     let start = Start {
-        shard: SHARD,
-        redis: config.redis.clone(),
-        gateway: folder.id(),
+        entrance: Arc::clone(&entrance),
         reader,
         last,
         groups,
         capacity: Arc::clone(&capacity),
         stop: stop.clone(),
     };
-    let applier = Applier::new(start, &session.redis, Arc::clone(&ingest), Arc::clone(&metrics), Arc::clone(&ready));
-    let mut applying = AbortOnDropHandle::new(tokio::spawn(applier.run(session.redis)));
+    let applier = Applier::new(start, &session, Arc::clone(&ingest), Arc::clone(&metrics), Arc::clone(&ready));
+    let mut applying = AbortOnDropHandle::new(tokio::spawn(applier.run(session)));
+    let delivery = Arc::clone(&entrance.delivery);
+    let trimming = Trimming::new(folder.log(SHARD), Arc::clone(&delivery), Arc::clone(&metrics));
+    let trimming = AbortOnDropHandle::new(tokio::spawn(trimming.run()));
 
     // From the page to the log.
     let serving = stop.child_token();
@@ -218,56 +214,82 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     }
     drop(applying); // its end of the queue closes, so that the log's writer cannot wait on it
     finished(tokio::time::timeout(DRAIN_MAX, written).await)?;
-    drop(uplinked);
+    drop((uplinked, trimming));
+    delivery.keep()?;
     tracing::info!("gateway drained");
     Ok(())
 }
 
+/// What an entering gateway finds.
+struct Surroundings<'a> {
+    config: &'a Config,
+    dial: Arc<dyn Dial>,
+    ingest: &'a Arc<Ingest>,
+    metrics: &'a Arc<Metrics>,
+    stop: &'a CancellationToken,
+}
+
 /// The gateway's registrations.
 struct Entered {
-    redis: Session,
+    entrance: Arc<Entrance>,
+    session: Session,
     /// Redis or central knows records of this id that its log does not hold.
     ahead: bool,
-    /// Central has answered: it knows this id, and the one it replaces as retired.
-    central: bool,
+    uplinked: AbortOnDropHandle<()>,
 }
 
 /// Registers with central, then with Redis. Waits for both; without central the last run's configuration does, because Redis was
 /// compared with central before a leader approved it.
-async fn enter(
-    config: &Config,
-    folder: &Folder,
-    opened: &Opened,
-    ingest: &Arc<Ingest>,
-    uplink: Uplink,
-    stop: &CancellationToken,
-) -> Option<(Entered, AbortOnDropHandle<()>)> {
-    let restored = uplink.restore();
-    let (latest, mut known) = watch::channel(None);
-    let running = AbortOnDropHandle::new(tokio::spawn(uplink.run(latest)));
-    let wait_for_central = if restored { Duration::from_secs(2) } else { Duration::MAX };
-    let central = tokio::select! {
-        known = tokio::time::timeout(wait_for_central, known.wait_for(Option::is_some)) => known.ok().and_then(|known| known.ok()?.clone()),
-        () = stop.cancelled() => return None,
+async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Opened) -> Result<Option<Entered>, Error> {
+    let (config, log) = (with.config, folder.log(SHARD));
+    let delivery = Arc::new(Delivery::open(&log, folder.id(), SHARD, opened.first)?);
+    let hello = GatewayHello {
+        region: config.region.clone(),
+        gateway: folder.id().to_string(),
+        last: vec![ShardLsn { shard: SHARD.0, lsn: opened.last.0 }],
+        retires: folder.retires().map(|id| id.to_string()).unwrap_or_default(),
+        entered: folder.entered(),
     };
-    let known =
-        central.iter().flatten().filter(|known| known.shard == SHARD.0).map(|known| known.lsn).max().unwrap_or(0);
-    let mut told = false;
+    let (ingest, metrics) = (Arc::clone(with.ingest), Arc::clone(with.metrics));
+    let reader = Reader::new(&log);
+    let shipper = Shipper::new(SHARD, Arc::clone(&delivery), reader, Arc::clone(&ingest), Arc::clone(&metrics));
+    let (dial, cache) = (Arc::clone(&with.dial), folder.configuration());
+    let uplink = Uplink { dial, ingest: Arc::clone(&ingest), cache, shipper, metrics };
+    let wait_for_central = if uplink.restore() { Duration::from_secs(2) } else { Duration::MAX };
+    let (mut central, asked) = uplink::central(SHARD, hello);
+    let uplinked = AbortOnDropHandle::new(tokio::spawn(uplink.run(asked)));
+    tokio::select! {
+        _ = tokio::time::timeout(wait_for_central, central.known()) => {}
+        () = with.stop.cancelled() => return Ok(None),
+    }
+    let (shard, gateway, redis) = (SHARD, folder.id(), config.redis.as_str().into());
+    let entrance = Arc::new(Entrance { shard, redis, gateway, log, delivery, ingest, central });
+    let mut told = String::new();
     loop {
-        match apply::register(&config.redis, SHARD, folder.id(), ingest).await {
-            Ok(Some(redis)) => {
-                let ahead = redis.applied.0.max(known) > opened.last.0;
-                return Some((Entered { redis, ahead, central: central.is_some() }, running));
+        let entering = async {
+            let entry = entrance.enter(opened.last).await;
+            if let Ok(Entry::NotYet(_)) = entry {
+                tokio::time::sleep(RETRY).await;
             }
-            Ok(None) if !told => tracing::info!("waiting for an aggregator to approve redis"),
-            Err(error) if !told => tracing::warn!(%error, "waiting for redis"),
-            _ => {}
-        }
-        told = true;
-        tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
-            () = stop.cancelled() => return None,
-        }
+            entry
+        };
+        let entry = tokio::select! {
+            entry = entering => entry?,
+            () = with.stop.cancelled() => return Ok(None),
+        };
+        let (session, older) = match entry {
+            Entry::Counts(session) => (session, false),
+            Entry::Older(session) => (session, true),
+            Entry::NotYet(why) => {
+                if told != why.to_string() {
+                    tracing::info!(%why, "waiting for redis");
+                    told = why.to_string();
+                }
+                continue;
+            }
+        };
+        let ahead = older || entrance.central.highest() > opened.last;
+        return Ok(Some(Entered { entrance, session, ahead, uplinked }));
     }
 }
 

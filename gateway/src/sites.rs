@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::tz::TimeZone;
 use proto::agent::Reason;
-use proto::uplink::Configuration;
+use proto::uplink::{Configuration, Raw};
 
 use crate::visitor::{SaltError, Salts};
 
@@ -16,6 +16,8 @@ pub struct Site {
     pub name: String,
     /// Its local day decides which salt a visitor is hashed with.
     pub timezone: TimeZone,
+    /// Where its raw rows go.
+    pub raw: Raw,
     origins: HashSet<String>,
 }
 
@@ -68,10 +70,15 @@ impl Table {
             let bad = |_| BadConfiguration::Timezone { site: site.name.clone(), timezone: site.timezone.clone() };
             let timezone = TimeZone::get(&site.timezone).map_err(bad)?;
             let origins = site.origins.iter().map(|origin| normal(origin)).collect();
-            Ok((site.name.clone(), Arc::new(Site { name: site.name.clone(), timezone, origins })))
+            Ok((site.name.clone(), Arc::new(Site { name: site.name.clone(), timezone, raw: site.raw(), origins })))
         };
         let sites = configuration.sites.iter().map(site).collect::<Result<_, BadConfiguration>>()?;
         Ok(Self { sites, salts: Salts::try_new(&configuration.salts)? })
+    }
+
+    /// Where the raw rows of a site go. Of one that is gone central decides.
+    pub fn raw(&self, name: &str) -> Raw {
+        self.sites.get(name).map_or(Raw::Central, |site| site.raw)
     }
 
     /// The site, if pages of this origin may report to it. WebSockets bypass CORS, so this is where an origin is checked.

@@ -54,6 +54,8 @@ pub struct Opened {
     pub log: Log,
     /// For what was in it.
     pub reader: Reader,
+    /// The first record that is kept: what was before it is trimmed.
+    pub first: Lsn,
     /// The last record in it; 0 if it is empty.
     pub last: Lsn,
 }
@@ -85,7 +87,8 @@ impl Log {
                 Self { folder, gateway, shard, file, path, end, size, last, seed, group, spare: None, segment_bytes }
             }
         };
-        Ok(Opened { last: log.last, reader: Reader::new(folder), log })
+        let first = segments.first().map_or(Lsn(1), |(first, _)| *first);
+        Ok(Opened { first, last: log.last, reader: Reader::new(folder), log })
     }
 
     /// Takes submissions until their channel closes, and hands each committed group on, in order. Without room on the disk it

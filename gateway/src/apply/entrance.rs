@@ -1,0 +1,223 @@
+//! From no session with Redis to one that counts: registration, and what a Redis that was lost must hear first.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proto::sid::Sid;
+use regional_redis::apply::{BATCHES_MAX, Batch};
+use regional_redis::{Link, LinkError, Lsn, Rebuilding, Registered, Server, Shard};
+use uuid::Uuid;
+
+use super::ApplyError;
+use crate::delivery::Delivery;
+use crate::ingest::Ingest;
+use crate::log::{LogError, Reader};
+use crate::outcomes::Decided;
+use crate::uplink::{Carried, Central};
+
+/// The way into one shard's Redis.
+pub struct Entrance {
+    /// The shard.
+    pub shard: Shard,
+    /// Its Redis.
+    pub redis: Server,
+    /// The id of the log's folder.
+    pub gateway: Uuid,
+    /// Where the shard's log is.
+    pub log: PathBuf,
+    /// What is known of it.
+    pub delivery: Arc<Delivery>,
+    /// Whose clock follows the region's.
+    pub ingest: Arc<Ingest>,
+    /// Knows what a lost Redis had counted.
+    pub central: Central,
+}
+
+/// A registration with one process of Redis. It counts.
+pub struct Session {
+    pub(super) link: Link,
+    pub(super) approved: String,
+    pub(super) incarnation: String,
+    /// Where Redis stands.
+    pub applied: Lsn,
+}
+
+/// What became of an attempt to enter.
+pub enum Entry {
+    /// Redis or central is not there, nobody approved it, or a rebuild is not at an end. Tried again.
+    NotYet(NotYet),
+    /// Redis, or central, knows records of this id that its log does not hold: the folder is older than its id.
+    Older(Session),
+    /// It counts from here on.
+    Counts(Session),
+}
+
+/// Why not.
+#[derive(Debug, thiserror::Error)]
+pub enum NotYet {
+    /// No leader has approved this process of Redis, or another epoch is open meanwhile.
+    #[error("no aggregator has approved redis")]
+    Unapproved,
+    /// Not reached, or it broke.
+    #[error(transparent)]
+    Redis(#[from] LinkError),
+    /// Redis was lost, and central, which knows what it had counted, is away.
+    #[error("redis was lost, and central is away, which knows what it had counted")]
+    Central,
+    /// Another process of this id.
+    #[error("another process registered as this gateway: was its data folder copied?")]
+    Fenced,
+}
+
+enum Ended {
+    NotYet(NotYet),
+    Fatal(ApplyError),
+}
+
+impl Entrance {
+    /// Connects, waits for nobody, and registers a fresh incarnation: from then on no call of an earlier one is taken. `last` is the
+    /// last record of the log. What Redis decided and this gateway has not logged is logged; a lost Redis is told what it had counted.
+    pub async fn enter(&self, last: Lsn) -> Result<Entry, ApplyError> {
+        match self.attempt(last).await {
+            Ok(entry) => Ok(entry),
+            Err(Ended::NotYet(why)) => Ok(Entry::NotYet(why)),
+            Err(Ended::Fatal(error)) => Err(error),
+        }
+    }
+
+    async fn attempt(&self, last: Lsn) -> Result<Entry, Ended> {
+        let mut link = Link::connect(&self.redis, self.shard).await?;
+        let approved = link.approved().await?.ok_or(NotYet::Unapproved)?;
+        let (gateway, incarnation) = (self.gateway.to_string(), Uuid::new_v4().to_string());
+        let registered = link.register(&gateway, &incarnation, &approved).await?;
+        link.barrier().await?;
+        let (clock_floor_ms, applied) = match registered {
+            Registered::Wait => return Err(NotYet::Unapproved.into()),
+            Registered::Retired => return Err(Ended::Fatal(ApplyError::Retired(self.gateway))),
+            Registered::Rebuild { clock_floor_ms } => (clock_floor_ms, None),
+            Registered::At { applied, clock_floor_ms } => (clock_floor_ms, Some(applied)),
+        };
+        self.ingest.clock.follow(link.time_ms().await?);
+        self.ingest.clock.raise_floor(clock_floor_ms);
+        self.delivery.durable(Lsn(0)); // of another epoch, perhaps; the next report tells
+        let mut session = Session { link, approved, incarnation, applied: Lsn(0) };
+        match applied {
+            Some(applied) => session.applied = applied,
+            None => {
+                // Everything is asked for: central forgets what this gateway has logged.
+                let after = Lsn(self.delivery.first().0 - 1);
+                let carried = self.central.recall(after).await.ok_or(NotYet::Central)?;
+                if session.epoch() != Some(carried.progress.epoch) {
+                    return Err(NotYet::Unapproved.into()); // one of them is ahead of the other
+                }
+                session.applied = Lsn(carried.progress.accepted);
+                if session.applied <= last {
+                    self.rebuild(&mut session, &carried).await?;
+                }
+            }
+        }
+        if session.applied > last {
+            return Ok(Entry::Older(session));
+        }
+        self.check_kept(session.applied)?;
+        if applied.is_some() {
+            self.delivery.void_above(session.applied)?;
+            let stored = session.link.unlogged(&gateway).await?;
+            self.delivery.adopt(&stored, session.applied)?;
+            let logged = self.delivery.logged();
+            if logged < session.applied {
+                tracing::warn!(%logged, applied = %session.applied, "outcomes are missing; these records have no raw rows");
+            }
+        }
+        Ok(Entry::Counts(session))
+    }
+
+    /// A replay cannot begin before the first record that is kept.
+    pub(super) fn check_kept(&self, applied: Lsn) -> Result<(), ApplyError> {
+        let first = self.delivery.first();
+        if applied.next() < first { Err(ApplyError::Trimmed { applied, first }) } else { Ok(()) }
+    }
+
+    /// Redis remembers every batch that an accepted flush counted from this log; the rest will be new. Each step may be repeated: a
+    /// crash before the last one begins again.
+    async fn rebuild(&self, session: &mut Session, carried: &Carried) -> Result<(), Ended> {
+        let accepted = Lsn(carried.progress.accepted);
+        self.check_kept(accepted)?;
+        self.delivery.progress(&carried.progress);
+        self.delivery.void_above(accepted)?;
+        self.delivery.fill_in(&carried.outcomes, accepted)?;
+        let mut reader = Reader::new(&self.log);
+        let (mut from, mut remembered, mut unknown) = (self.delivery.first(), 0, 0);
+        while from <= accepted {
+            let records = reader.read(from, accepted, BATCHES_MAX)?;
+            let Some(through) = records.last().map(|logged| logged.lsn) else { break };
+            let known = self.delivery.known(from, through)?;
+            let (mut named, mut batches) = (HashSet::new(), Vec::with_capacity(records.len()));
+            for logged in &records {
+                let Ok(sid) = Sid::try_new(&logged.record.sid) else { continue }; // validated before it was logged
+                match known.get(&logged.lsn) {
+                    Some(Decided::Duplicate) => continue, // whoever counted it says so
+                    Some(Decided::Counted { .. }) => {}
+                    None => unknown += 1, // of a version without outcomes: rather not twice
+                }
+                if named.insert((sid, logged.record.seq)) {
+                    let (class, seq, lsn) = (logged.record.class, logged.record.seq, logged.lsn);
+                    batches.push(Batch { class, sid, seq, lsn });
+                }
+            }
+            remembered += batches.len();
+            let gateway = self.gateway.to_string();
+            let answer = session.link.remember(&gateway, &session.incarnation, &session.approved, &batches).await?;
+            taken(answer)?;
+            from = through.next();
+        }
+        let gateway = self.gateway.to_string();
+        taken(session.link.rebuilt(&gateway, &session.incarnation, &session.approved, accepted).await?)?;
+        tracing::warn!(%accepted, remembered, unknown, "redis was lost; it knows this gateway's batches again");
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Takes another gateway id out of the watermark.
+    pub async fn retire(&mut self, gateway: Uuid) -> Result<bool, LinkError> {
+        self.link.retire(&gateway.to_string(), &self.approved).await
+    }
+
+    fn epoch(&self) -> Option<u64> {
+        self.approved.split_once(':')?.0.parse().ok()
+    }
+}
+
+fn taken(answer: Rebuilding) -> Result<(), NotYet> {
+    match answer {
+        Rebuilding::Done => Ok(()),
+        Rebuilding::Wait => Err(NotYet::Unapproved),
+        Rebuilding::Fenced => Err(NotYet::Fenced),
+    }
+}
+
+impl From<NotYet> for Ended {
+    fn from(why: NotYet) -> Self {
+        Self::NotYet(why)
+    }
+}
+
+impl From<LinkError> for Ended {
+    fn from(error: LinkError) -> Self {
+        Self::NotYet(error.into())
+    }
+}
+
+impl From<ApplyError> for Ended {
+    fn from(error: ApplyError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl From<LogError> for Ended {
+    fn from(error: LogError) -> Self {
+        Self::Fatal(error.into())
+    }
+}

@@ -1,0 +1,307 @@
+//! A gateway from its log to central, without the pages.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gateway::answer::Answer;
+use gateway::apply::{Applier, ApplyError, Entrance, Entry, Start};
+use gateway::capacity::{Capacity, WhenRedisIsAway};
+use gateway::clock::Clock;
+use gateway::delivery::Delivery;
+use gateway::in_flight::InFlight;
+use gateway::ingest::Ingest;
+use gateway::log::{Log, Reader, Submission, Waiter};
+use gateway::metrics::Metrics;
+use gateway::raw::Shipper;
+use gateway::sites::Sites;
+use gateway::trim::Trimming;
+use gateway::uplink::{self, Uplink};
+use gateway::user_agent::Agents;
+use prometheus_client::registry::Registry;
+use proto::Message;
+use proto::dial::{Dial, Frames, Opening};
+use proto::record::{Record, RecordedEvent};
+use proto::sid::Sid;
+use proto::uplink::central_frame::Frame as FromCentral;
+use proto::uplink::region_frame::Frame as ToCentral;
+use proto::uplink::{
+    CentralFrame, Configuration, GatewayHello, Outcomes, Progress, RawAck, RawRows, Recalled, RegionFrame, ShardLsn,
+};
+use regional_redis::{Lsn, Shard};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::redis_server::RedisServer;
+
+pub const SHARD: Shard = Shard(0);
+pub const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// What a central would keep, in memory.
+#[derive(Clone, Default)]
+pub struct FakeCentral(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+pub struct Known {
+    pub epoch: u64,
+    pub accepted: u64,
+    pub watermark_ms: u64,
+    pub carried: Vec<Outcomes>,
+    /// Of a seq: epoch, visit.
+    pub rows: BTreeMap<u32, (u64, Vec<u8>)>,
+    /// Each time a row came: seq and epoch.
+    pub came: Vec<(u32, u64)>,
+    pub generations: Vec<u64>,
+    pub entered: Vec<bool>,
+    /// No frame is acknowledged.
+    pub silent: bool,
+}
+
+impl FakeCentral {
+    pub fn known<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+        look(&mut self.0.lock().unwrap())
+    }
+
+    pub async fn expect(&self, what: &str, holds: impl Fn(&Known) -> bool) {
+        let asked = Instant::now();
+        while !self.known(|known| holds(known)) {
+            let rows = self.known(|known| known.came.clone());
+            assert!(asked.elapsed() < ANSWER_MAX, "{what}; rows that came: {rows:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        self.known(|known| Progress {
+            shard: SHARD.0,
+            epoch: known.epoch,
+            accepted: known.accepted,
+            watermark_ms: known.watermark_ms,
+        })
+    }
+
+    fn answer(&self, frame: ToCentral) -> Vec<FromCentral> {
+        match frame {
+            ToCentral::Gateway(hello) => {
+                let lsn = self.known(|known| {
+                    known.entered.push(hello.entered);
+                    known.accepted
+                });
+                let known = vec![ShardLsn { shard: SHARD.0, lsn }];
+                let configuration = Configuration { known, ..Default::default() };
+                vec![FromCentral::Configuration(configuration), FromCentral::Progress(self.progress())]
+            }
+            ToCentral::Raw(rows) => self.take(rows),
+            ToCentral::Recall(recall) => {
+                let outcomes = self.known(|known| known.carried.clone());
+                let (empty, some) = (Vec::new(), outcomes.into_iter().filter(|o| o.last > recall.after).collect());
+                let part = |outcomes, last| {
+                    FromCentral::Recalled(Recalled { progress: Some(self.progress()), outcomes, last })
+                };
+                vec![part(empty, false), part(some, true)]
+            }
+            other => panic!("a gateway does not send {other:?}"),
+        }
+    }
+
+    fn take(&self, rows: RawRows) -> Vec<FromCentral> {
+        self.known(|known| {
+            known.generations.push(rows.generation);
+            for batch in rows.batches {
+                let record = Record::decode(&batch.record[..]).unwrap();
+                known.came.push((record.seq, batch.epoch));
+                let row = known.rows.entry(record.seq).or_default();
+                if batch.epoch >= row.0 {
+                    *row = (batch.epoch, batch.visit);
+                }
+            }
+            let ack = RawAck { shard: rows.shard, generation: rows.generation, last: rows.last };
+            if known.silent { Vec::new() } else { vec![FromCentral::RawAck(ack)] }
+        })
+    }
+}
+
+impl Dial for FakeCentral {
+    fn open(&self, mut frames: mpsc::Receiver<RegionFrame>) -> Opening<'_> {
+        let central = self.clone();
+        Box::pin(async move {
+            let (answers, received) = mpsc::channel(64);
+            tokio::spawn(async move {
+                let mut told = central.progress();
+                let mut ticks = tokio::time::interval(Duration::from_millis(50));
+                loop {
+                    let said = tokio::select! {
+                        frame = frames.recv() => match frame {
+                            Some(frame) => central.answer(frame.frame.unwrap()),
+                            None => return,
+                        },
+                        _ = ticks.tick() => {
+                            let new = central.progress();
+                            if new == told { continue }
+                            told = new;
+                            vec![FromCentral::Progress(new)]
+                        }
+                    };
+                    for frame in said {
+                        if answers.send(Ok(CentralFrame { frame: Some(frame) })).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+            Ok(Box::pin(ReceiverStream::new(received)) as Frames)
+        })
+    }
+}
+
+pub struct RunningGateway {
+    pub id: Uuid,
+    pub delivery: Arc<Delivery>,
+    pub trimming: Trimming,
+    submissions: mpsc::Sender<Submission>,
+    session: mpsc::Sender<Answer>,
+    pub answers: mpsc::Receiver<Answer>,
+    applying: tokio::task::JoinHandle<Result<(), ApplyError>>,
+    _uplinked: AbortOnDropHandle<()>,
+    sid: Sid,
+}
+
+impl RunningGateway {
+    pub async fn start(redis: &RedisServer, central: &FakeCentral, folder: &Path) -> Self {
+        Self::with_policy(redis, central, folder, WhenRedisIsAway::Refuse).await
+    }
+
+    pub async fn with_policy(
+        redis: &RedisServer,
+        central: &FakeCentral,
+        folder: &Path,
+        policy: WhenRedisIsAway,
+    ) -> Self {
+        let id = Uuid::from_u128(7);
+        let ingest = Arc::new(Ingest {
+            sites: Sites::default(),
+            clock: Clock::new(),
+            in_flight: InFlight::default(),
+            agents: Agents::try_new().unwrap(),
+            geo: None,
+        });
+        let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+        let log: PathBuf = folder.join("log");
+        let opened = Log::open(&log, id, SHARD).unwrap();
+        let delivery = Arc::new(Delivery::open(&log, id, SHARD, opened.first).unwrap());
+        let shipper =
+            Shipper::new(SHARD, Arc::clone(&delivery), Reader::new(&log), Arc::clone(&ingest), Arc::clone(&metrics));
+        let (mut to_central, asked) =
+            uplink::central(SHARD, GatewayHello { gateway: id.to_string(), ..Default::default() });
+        let uplink = Uplink {
+            dial: Arc::new(central.clone()),
+            ingest: Arc::clone(&ingest),
+            cache: folder.join("configuration"),
+            shipper,
+            metrics: Arc::clone(&metrics),
+        };
+        let uplinked = AbortOnDropHandle::new(tokio::spawn(uplink.run(asked)));
+        to_central.known().await.unwrap();
+        let entrance = Arc::new(Entrance {
+            shard: SHARD,
+            redis: redis.url().into(),
+            gateway: id,
+            log: log.clone(),
+            delivery: Arc::clone(&delivery),
+            ingest: Arc::clone(&ingest),
+            central: to_central.clone(),
+        });
+        let session = match entrance.enter(opened.last).await.unwrap() {
+            Entry::Counts(session) => session,
+            Entry::Older(_) => panic!("the folder is older than its id"),
+            Entry::NotYet(why) => panic!("{why}"),
+        };
+        to_central.enter().await;
+        let (submit, submissions) = mpsc::channel(64);
+        let (commit, groups) = mpsc::channel(4);
+        let log_metrics = Arc::clone(&metrics);
+        let capacity = Arc::new(Capacity::new(policy));
+        let log_capacity = Arc::clone(&capacity);
+        tokio::spawn(async move {
+            opened.log.run(submissions, &commit, &log_metrics, &log_capacity).await.unwrap();
+        });
+        let (reader, last, stop) = (opened.reader, opened.last, CancellationToken::new());
+        let start = Start { entrance, reader, last, groups, capacity, stop };
+        let ready = Arc::new(AtomicBool::new(false));
+        let applier = Applier::new(start, &session, ingest, Arc::clone(&metrics), ready);
+        let (to_session, answers) = mpsc::channel(1024);
+        let sid = Sid::from_parts(1_700_000_000_000, [7; 10]);
+        let applying = tokio::spawn(applier.run(session));
+        let trimming = Trimming::new(log, Arc::clone(&delivery), metrics);
+        Self {
+            id,
+            delivery,
+            trimming,
+            submissions: submit,
+            session: to_session,
+            answers,
+            applying,
+            _uplinked: uplinked,
+            sid,
+        }
+    }
+
+    pub async fn submit(&self, seq: u32) {
+        self.submit_with(seq, Vec::new()).await;
+    }
+
+    pub async fn submit_with(&self, seq: u32, props: Vec<String>) {
+        let event = RecordedEvent {
+            name: "pageview".into(),
+            path: "/".into(),
+            at_ms: 1_700_000_000_000,
+            props,
+            ..Default::default()
+        };
+        let record = Record {
+            site: "shop".into(),
+            sid: self.sid.as_bytes().to_vec(),
+            seq,
+            visitor: 7,
+            events: vec![event],
+            ..Default::default()
+        };
+        let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let answer = Answer { sid: self.sid, seq, refused: None };
+        let waiter = Waiter { answer, session: self.session.clone(), admission: InFlight::default().admit(0), room };
+        self.submissions.send(Submission { record, waiter }).await.unwrap();
+    }
+
+    pub async fn answer(&mut self) -> Answer {
+        tokio::time::timeout(ANSWER_MAX, self.answers.recv()).await.expect("an answer in time").unwrap()
+    }
+
+    pub async fn count(&mut self, seq: u32) {
+        self.submit(seq).await;
+        assert_eq!(self.answer().await, Answer { sid: self.sid, seq, refused: None });
+    }
+
+    /// The last record whose outcome survives this machine.
+    pub async fn expect_logged(&self, lsn: u64) {
+        let asked = Instant::now();
+        while self.delivery.logged() != Lsn(lsn) {
+            assert!(asked.elapsed() < ANSWER_MAX, "logged through {}, not {lsn}", self.delivery.logged());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn stop(self) {
+        drop(self.submissions);
+        tokio::time::timeout(ANSWER_MAX, self.applying).await.expect("it drains").unwrap().unwrap();
+    }
+
+    /// Ends because it cannot go on.
+    pub async fn end(self) -> ApplyError {
+        tokio::time::timeout(ANSWER_MAX, self.applying).await.expect("it ends").unwrap().unwrap_err()
+    }
+}

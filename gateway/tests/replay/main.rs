@@ -1,0 +1,178 @@
+//! A real Redis that falls back, is lost, loses its answers or is led by nobody for a while: the gateway's log makes it whole, counts
+//! nothing twice, and the raw rows that leave tell the same story.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod bench;
+mod redis_server;
+
+use std::time::Duration;
+
+use bench::{FakeCentral, RunningGateway};
+use gateway::apply::ApplyError;
+use gateway::capacity::WhenRedisIsAway;
+use redis_server::RedisServer;
+use regional_redis::{Approval, Link, Lsn};
+
+async fn led(redis: &RedisServer) -> (Link, Approval) {
+    let mut link = redis.link().await;
+    link.load_functions().await.unwrap();
+    let approval = link.approve(1, 1).await.unwrap().unwrap();
+    (link, approval)
+}
+
+/// Central has accepted everything that Redis holds now, with the outcomes that a flush would carry.
+async fn accept_all(link: &mut Link, leader: &Approval, central: &FakeCentral, gateway: &RunningGateway) {
+    let carried = link.unlogged(&gateway.id.to_string()).await.unwrap();
+    let cut = link.cut(leader, 1_700_000_000_000).await.unwrap().unwrap();
+    assert!(link.settle(leader, cut.n).await.unwrap());
+    central.known(|known| {
+        known.accepted = cut.vector[0].1.0;
+        known.carried.extend(carried);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_fell_back_is_brought_forward_from_the_log_and_counts_each_batch_once() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, leader) = led(&redis).await;
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+
+    gateway.count(1).await;
+    let earlier = redis.dump().await;
+    gateway.count(2).await;
+    gateway.count(3).await;
+    assert_eq!(redis.pageviews().await, 3);
+
+    // Two acknowledged batches are gone from Redis. The idle gateway learns of it by its report.
+    redis.restore(&earlier).await;
+    redis.expect_pageviews(3).await;
+    // And once more, with a new batch that arrives while Redis stands too low.
+    redis.restore(&earlier).await;
+    gateway.count(4).await;
+    redis.expect_pageviews(4).await;
+    // A repeat is acknowledged and not counted.
+    gateway.count(2).await;
+    assert_eq!(redis.pageviews().await, 4);
+
+    // Nobody leads: nothing is acknowledged, and nothing lost.
+    redis.command(&["SET", "{0}:e", "1:another-process"]).await;
+    gateway.submit(5).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(gateway.answers.try_recv().is_err());
+    let leader = Approval { term: 2, ..leader };
+    link.approve(2, 1).await.unwrap().unwrap();
+    assert_eq!(gateway.answer().await.seq, 5);
+    redis.expect_pageviews(5).await;
+
+    // No row has left: nothing was durable. Then each leaves once, and the repeat has none.
+    assert_eq!(central.known(|known| known.came.clone()), []);
+    assert!(link.advance_durable(&leader, &[(gateway.id.to_string(), Lsn(6))]).await.unwrap());
+    central.expect("five rows", |known| known.rows.len() == 5).await;
+    assert_eq!(central.known(|known| known.came.clone()), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
+    assert!(central.known(|known| known.generations.iter().all(|of| *of == 2)), "outcomes were void twice");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_was_lost_remembers_what_was_accepted_and_counts_the_rest_again() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, leader) = led(&redis).await;
+    central.known(|known| known.epoch = 1);
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    let name = gateway.id.to_string();
+    for seq in [1, 2, 1, 3] {
+        gateway.count(seq).await; // the third record is a duplicate
+    }
+    accept_all(&mut link, &leader, &central, &gateway).await;
+    gateway.count(4).await; // in no flush, but told to be durable
+    assert!(link.advance_durable(&leader, &[(name.clone(), Lsn(5))]).await.unwrap());
+    central.expect("four rows", |known| known.rows.len() == 4).await;
+
+    // Redis is lost; central opens an epoch.
+    redis.command(&["FLUSHALL"]).await;
+    central.known(|known| known.epoch = 2);
+    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
+    let leader = link.open_rebuild(&begun, 0, std::slice::from_ref(&name), &[]).await.unwrap().unwrap();
+    redis.expect_pageviews(1).await;
+    assert_eq!((link.waiting().await.unwrap(), link.remembered().await.unwrap()), (vec![], 3));
+    gateway.count(2).await;
+    gateway.count(5).await;
+    assert_eq!(redis.pageviews().await, 2, "4 and 5");
+    assert!(link.advance_durable(&leader, &[(name.clone(), Lsn(7))]).await.unwrap());
+    central.expect("the rows of epoch 2", |known| known.rows.get(&5).is_some_and(|row| row.0 == 2)).await;
+    let epochs = |known: &mut bench::Known| known.rows.values().map(|row| row.0).collect::<Vec<_>>();
+    let came = central.known(|known| known.came.clone());
+    assert_eq!(central.known(epochs), [1, 1, 1, 2, 2], "{came:?}");
+    assert_eq!(central.known(|known| *known.generations.last().unwrap()), 1);
+
+    // Lost again, together with what the gateway had logged of its outcomes: flushes carried them.
+    gateway.expect_logged(7).await;
+    gateway.stop().await;
+    for entry in std::fs::read_dir(folder.path().join("log")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "outcomes") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    redis.command(&["FLUSHALL"]).await;
+    central.known(|known| known.epoch = 3);
+    let begun = link.begin_rebuild(3, 3).await.unwrap().unwrap();
+    link.open_rebuild(&begun, 0, std::slice::from_ref(&name), &[]).await.unwrap().unwrap();
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    assert_eq!((link.waiting().await.unwrap(), link.remembered().await.unwrap()), (vec![], 3));
+    gateway.count(1).await;
+    redis.expect_pageviews(2).await; // 4 and 5 again, in an epoch that counts them once
+    central
+        .expect("rows of what flushes carried", |known| known.came.iter().filter(|row| row.0 == 3).count() >= 2)
+        .await;
+    assert_eq!(central.known(|known| known.rows[&3].0), 1);
+    assert_eq!(central.known(|known| known.entered.clone()), [false, true, false, true]);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_stands_before_the_first_record_kept_ends_the_gateway() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, leader) = led(&redis).await;
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    gateway.count(1).await;
+    let earlier = redis.dump().await;
+    for seq in 2..=120 {
+        gateway.submit_with(seq, vec!["key".into(), "x".repeat(200_000)]).await; // 24 MB: two segments
+        gateway.answer().await;
+    }
+    accept_all(&mut link, &leader, &central, &gateway).await;
+    central.expect("all rows", |known| known.rows.len() == 120).await;
+    gateway.trimming.trim().unwrap();
+    assert_eq!(gateway.delivery.first(), Lsn(1), "copies of these batches may still be accepted");
+    central.known(|known| known.watermark_ms = 1_800_000_000_000);
+    let trimmed = async {
+        while gateway.delivery.first() == Lsn(1) {
+            gateway.trimming.trim().unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(bench::ANSWER_MAX, trimmed).await.expect("it is trimmed");
+
+    redis.restore(&earlier).await;
+    let ended = gateway.end().await;
+    assert!(matches!(ended, ApplyError::Trimmed { applied: Lsn(1), .. }), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_alone_answers_while_redis_does_not_count_if_the_policy_says_so() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, _) = led(&redis).await;
+    let policy = WhenRedisIsAway::StoreAndForward;
+    let mut gateway = RunningGateway::with_policy(&redis, &central, folder.path(), policy).await;
+    gateway.count(1).await;
+    redis.command(&["SET", "{0}:e", "1:another-process"]).await;
+    for seq in 2..=60 {
+        gateway.count(seq).await;
+    }
+    assert_eq!(redis.pageviews().await, 1);
+    link.approve(2, 1).await.unwrap().unwrap();
+    redis.expect_pageviews(60).await;
+    gateway.stop().await;
+}
