@@ -69,7 +69,7 @@ async fn what_is_durable_only_grows() {
 async fn a_redis_that_cannot_keep_is_refused_with_what_to_set() {
     for (settings, wanted) in [
         (["--appendonly", "no"], "`appendonly` is `no`: set it to `yes`"),
-        (["--appendfsync", "everysec"], "`appendfsync` is `everysec`: set it to `always`"),
+        (["--appendfsync", "no"], "`appendfsync` is `no`: set it to `always`"),
         (["--no-appendfsync-on-rewrite", "yes"], "`no-appendfsync-on-rewrite` is `yes`: set it to `no`"),
         (["--maxmemory-policy", "allkeys-lru"], "`maxmemory-policy` is `allkeys-lru`: set it to `noeviction`"),
     ] {
@@ -79,4 +79,20 @@ async fn a_redis_that_cannot_keep_is_refused_with_what_to_set() {
     }
     let redis = RedisProcess::start().await;
     redis.link().await.check_durable().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_only_waitaof_makes_durable_is_refused_without_it() {
+    let with_waitaof = std::env::var_os("TIDELINE_REDIS_SERVER").is_some();
+    let every_second = RedisProcess::start_with(&["--appendfsync", "everysec"]).await;
+    let always = RedisProcess::start().await;
+    for (mut link, wanted) in [
+        (every_second.link().await, "`appendfsync` is `everysec`: set it to `always` (or to `everysec` with Redis 7.2"),
+        (always.link().await.with_replicas(2), "`replicas` is 2, and it cannot say what they have on disk"),
+    ] {
+        match link.check_durable().await {
+            Ok(()) => assert!(with_waitaof, "{wanted}"),
+            Err(error) => assert!(!with_waitaof && error.to_string().contains(wanted), "{error}"),
+        }
+    }
 }

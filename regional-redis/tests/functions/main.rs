@@ -12,4 +12,5 @@ mod rebuild;
 #[allow(dead_code, reason = "shared with the tests of the aggregator, which use all of it")]
 mod redis_process;
 mod visits;
+mod waitaof;
 mod watermarks;

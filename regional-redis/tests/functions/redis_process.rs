@@ -22,12 +22,17 @@ impl RedisProcess {
 
     /// Pairs of a setting and its value, after those that make it durable.
     pub async fn start_with(settings: &[&str]) -> Self {
+        let process = Self::try_start_with(settings);
+        process.answers().await;
+        process
+    }
+
+    /// The same, without waiting for it: a replica answers no link.
+    pub fn try_start_with(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let settings: Vec<String> = settings.iter().map(|it| (*it).to_owned()).collect();
         let child = spawn(&folder, &settings);
-        let process = Self { folder, child, settings };
-        process.answers().await;
-        process
+        Self { folder, child, settings }
     }
 
     /// Kills the process as a power cut would, and starts another one in the same folder.
@@ -118,7 +123,9 @@ impl Drop for RedisProcess {
 }
 
 fn spawn(folder: &TempDir, settings: &[String]) -> Child {
-    let mut command = Command::new("redis-server");
+    // A newer one than the machine's: scripts/test-newer-redis.sh.
+    let program = std::env::var_os("TIDELINE_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let mut command = Command::new(program);
     command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
     command.args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--maxmemory-policy", "noeviction"]);
     command.args(["--appendonly", "yes", "--appendfsync", "always"]).args(settings);
