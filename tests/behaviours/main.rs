@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod instance;
+mod operator;
 mod proxies;
 mod start;
 mod survival;
