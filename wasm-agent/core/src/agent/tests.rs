@@ -11,7 +11,8 @@ use super::*;
 use crate::batch::BATCH_BYTES_MAX;
 use crate::frames::STORED_AT;
 use crate::outbox::BATCHES_MAX;
-use crate::shell::BatchId;
+use crate::outbox::NotAdopted;
+use crate::shell::{BatchId, Class, Kept};
 
 const NOW_MS: u64 = 1_763_816_400_000;
 const HOUR_MS: u64 = 3_600_000;
