@@ -3,6 +3,7 @@
 
 mod bench;
 mod central;
+mod every_command;
 mod flushes;
 mod gateway;
 mod interruptions;
