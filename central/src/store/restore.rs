@@ -12,8 +12,11 @@ const HOUR_MS: u64 = 60 * 60 * 1000;
 /// The longest that a visit can have run.
 const LONGEST_MS: u64 = 31 * 24 * HOUR_MS;
 
-/// Rows of one answer: a few MiB.
-const SLICE_ROWS: u64 = 20_000;
+/// Rows of one answer: a few tens of MiB.
+const SLICE_ROWS: u64 = 50_000;
+
+/// A rebuild waits for as long as it takes; a report does not.
+const PATIENT: &str = " SETTINGS max_execution_time = 0";
 
 impl Store {
     /// Gives the newest states of the visits of a shard whose last event is not before `from_ms`.
@@ -26,21 +29,19 @@ impl Store {
     ) -> Result<(), StoreError> {
         // Spares old months. A visit that has gone on for longer is another one after a rebuild.
         let stamped = format!("stamp >= toDateTime({}, 'UTC')", from_ms.saturating_sub(LONGEST_MS) / 1000);
-        let condition = || {
-            let mut condition = Statement::new(&format!(" FROM {} FINAL WHERE last_ms >= {from_ms}", table::VISITS));
+        let condition = |read: &str| {
+            let mut condition = Statement::new(&format!(" FROM {} {read} WHERE last_ms >= {from_ms}", table::VISITS));
             condition.push(&format!(" AND {stamped} AND src IN (SELECT src FROM {} FINAL", table::STREAMS));
             condition.push(&format!(" WHERE shard = {shard} AND region = ")).bind(region).push(")");
             condition
         };
-        let slices = self.slices("count()", condition()).await?;
+        // Names first, of any state that fits: only what is behind them is then read whole, and in its newest state.
+        let slices = self.slices("count()", condition("")).await?;
         for slice in 0..slices {
-            // Names first: only the rows behind them are then read whole.
-            let visits = table::VISITS;
-            let mut question = condition().after(&format!(
-                "SELECT {VISIT} FROM {visits} FINAL WHERE {stamped} AND (site, stamp, sid, seq) IN \
-                 (SELECT site, stamp, sid, seq"
-            ));
-            question.push(&format!(" AND cityHash64(site, sid, seq) % {slices} = {slice})"));
+            let mut question = condition("FINAL").after(&format!("SELECT {VISIT}"));
+            question.push(" AND (site, stamp, sid, seq) IN (SELECT site, stamp, sid, seq FROM ").push(table::VISITS);
+            question.push(&format!(" WHERE last_ms >= {from_ms} AND {stamped}"));
+            question.push(&format!(" AND cityHash64(site, sid, seq) % {slices} = {slice}){PATIENT}"));
             for row in self.rows(question).await? {
                 if out.send(visit(&row)?).await.is_err() {
                     return Ok(()); // nobody needs them any more
@@ -81,7 +82,7 @@ impl Store {
         let slices = self.slices("uniq(sid)", condition()).await?;
         for slice in 0..slices {
             let mut question = condition().after("SELECT class, hex(sid), groupArray(seq)");
-            question.push(&format!(" AND cityHash64(sid) % {slices} = {slice} GROUP BY class, sid"));
+            question.push(&format!(" AND cityHash64(sid) % {slices} = {slice} GROUP BY class, sid{PATIENT}"));
             for row in self.rows(question).await? {
                 if out.send(remembered(&row)?).await.is_err() {
                     return Ok(());
@@ -93,7 +94,9 @@ impl Store {
 
     /// In how many slices an answer comes.
     async fn slices(&self, count: &str, condition: Statement) -> Result<u64, StoreError> {
-        let rows = self.rows(condition.after(&format!("SELECT {count}"))).await?;
+        let mut question = condition.after(&format!("SELECT {count}"));
+        question.push(PATIENT);
+        let rows = self.rows(question).await?;
         Ok(rows.first().map_or(Ok(0), |row| number(row, 0))? / SLICE_ROWS + 1)
     }
 }
