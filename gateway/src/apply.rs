@@ -4,9 +4,11 @@
 //! away or not approved it goes on taking what is logged: who waits is kept, or answered after the log alone, as the policy says.
 
 mod entrance;
+mod error;
 mod merge;
 
 pub use entrance::{Entrance, Entry, NotYet, Session};
+pub use error::ApplyError;
 pub use merge::merge;
 
 use std::collections::{HashSet, VecDeque};
@@ -19,7 +21,8 @@ use regional_redis::{LinkError, Lsn, Reported};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+
+use error::Lost;
 
 use crate::capacity::{Capacity, WhenRedisIsAway};
 use crate::clock::SKEW_MAX_MS;
@@ -80,72 +83,6 @@ pub struct Start {
     pub capacity: Arc<Capacity>,
     /// The gateway is leaving.
     pub stop: CancellationToken,
-}
-
-/// Why an applier ended before its log did.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// What has to be replayed cannot be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// Redis knows records of this gateway that this process never sent.
-    #[error(
-        "redis has applied record {applied} under this gateway's id, and this gateway has sent {sent}: another process counts under the id; was the data folder copied? Stop the other one, then start this again"
-    )]
-    Ahead {
-        /// What Redis says.
-        applied: Lsn,
-        /// The highest ever sent.
-        sent: Lsn,
-    },
-    /// What Redis is missing is not in the log any more.
-    #[error(
-        "redis stands at record {applied} of this gateway, and its log begins at {first}: Redis lost what central had accepted, and must be rebuilt under a new epoch before this gateway may count. Is an aggregator running, and does it reach central?"
-    )]
-    Trimmed {
-        /// What Redis says.
-        applied: Lsn,
-        /// The first record that is kept.
-        first: Lsn,
-    },
-    /// Somebody retired this id.
-    #[error(
-        "gateway {0} was retired, for ever: its records stand as central has them. Take its data folder away; the gateway then starts under a new id"
-    )]
-    Retired(Uuid),
-}
-
-/// Why a session with Redis ended.
-enum Lost {
-    Redis(LinkError),
-    Unapproved,
-    Fenced,
-    /// It stands beyond what this process believed: it has outcomes to give.
-    Beyond,
-    /// It has no room. The session stays.
-    Full,
-    Fatal(ApplyError),
-}
-
-impl From<LogError> for Lost {
-    fn from(error: LogError) -> Self {
-        Self::Fatal(error.into())
-    }
-}
-
-impl From<ApplyError> for Lost {
-    fn from(error: ApplyError) -> Self {
-        Self::Fatal(error)
-    }
-}
-
-impl From<LinkError> for Lost {
-    fn from(error: LinkError) -> Self {
-        match &error {
-            LinkError::Redis(redis) if redis.code() == Some("OOM") => Self::Full,
-            _ => Self::Redis(error),
-        }
-    }
 }
 
 impl Applier {

@@ -5,7 +5,8 @@
 //! [`throttle`] may ask it to come later, [`ingest`] turns a transmission into
 //! a record: [`sites`] admits, [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve
 //! what the bytes do not say. [`log`] makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells
-//! the agent.
+//! the agent. Afterwards: [`outcomes`] keeps what Redis decided, [`delivery`] how far each record has come, [`raw`] ships it over
+//! the [`uplink`], [`trim`] forgets it.
 
 pub mod address;
 pub mod admin;

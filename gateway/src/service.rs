@@ -1,5 +1,7 @@
 //! A gateway from its settings to its end, wired in one place.
 
+mod enter;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,32 +11,30 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use proto::dial::{Dial, DialError, Dialer};
-use proto::uplink::{GatewayHello, ShardLsn};
 use regional_redis::Shard;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use enter::{Entered, Surroundings, enter};
+
 use crate::address::TrustedProxies;
 use crate::admin::{self, Admin};
-use crate::apply::{Applier, ApplyError, Entrance, Entry, Session, Start};
+use crate::apply::{Applier, ApplyError, Start};
 use crate::capacity::Capacity;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::delivery::Delivery;
 use crate::door::{Door, ROOM_KIB};
 use crate::folder::{Folder, FolderError, write_durably};
 use crate::geo::{Geo, GeoError};
 use crate::in_flight::InFlight;
 use crate::ingest::Ingest;
 use crate::listen::{self, BindError};
-use crate::log::{Log, LogError, Opened, Reader};
+use crate::log::{Log, LogError, Opened};
 use crate::metrics::Metrics;
-use crate::raw::Shipper;
 use crate::sites::Sites;
 use crate::throttle::Throttles;
 use crate::trim::Trimming;
-use crate::uplink::{self, Uplink};
 use crate::user_agent::{Agents, AgentsError};
 
 /// The one shard there is so far.
@@ -218,79 +218,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     delivery.keep()?;
     tracing::info!("gateway drained");
     Ok(())
-}
-
-/// What an entering gateway finds.
-struct Surroundings<'a> {
-    config: &'a Config,
-    dial: Arc<dyn Dial>,
-    ingest: &'a Arc<Ingest>,
-    metrics: &'a Arc<Metrics>,
-    stop: &'a CancellationToken,
-}
-
-/// The gateway's registrations.
-struct Entered {
-    entrance: Arc<Entrance>,
-    session: Session,
-    /// Redis or central knows records of this id that its log does not hold.
-    ahead: bool,
-    uplinked: AbortOnDropHandle<()>,
-}
-
-/// Registers with central, then with Redis. Waits for both; without central the last run's configuration does, because Redis was
-/// compared with central before a leader approved it.
-async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Opened) -> Result<Option<Entered>, Error> {
-    let (config, log) = (with.config, folder.log(SHARD));
-    let delivery = Arc::new(Delivery::open(&log, folder.id(), SHARD, opened.first)?);
-    let hello = GatewayHello {
-        region: config.region.clone(),
-        gateway: folder.id().to_string(),
-        last: vec![ShardLsn { shard: SHARD.0, lsn: opened.last.0 }],
-        retires: folder.retires().map(|id| id.to_string()).unwrap_or_default(),
-        entered: folder.entered(),
-    };
-    let (ingest, metrics) = (Arc::clone(with.ingest), Arc::clone(with.metrics));
-    let reader = Reader::new(&log);
-    let shipper = Shipper::new(SHARD, Arc::clone(&delivery), reader, Arc::clone(&ingest), Arc::clone(&metrics));
-    let (dial, cache) = (Arc::clone(&with.dial), folder.configuration());
-    let uplink = Uplink { dial, ingest: Arc::clone(&ingest), cache, shipper, metrics };
-    let wait_for_central = if uplink.restore() { Duration::from_secs(2) } else { Duration::MAX };
-    let (mut central, asked) = uplink::central(SHARD, hello);
-    let uplinked = AbortOnDropHandle::new(tokio::spawn(uplink.run(asked)));
-    tokio::select! {
-        _ = tokio::time::timeout(wait_for_central, central.known()) => {}
-        () = with.stop.cancelled() => return Ok(None),
-    }
-    let (shard, gateway, redis) = (SHARD, folder.id(), config.redis.as_str().into());
-    let entrance = Arc::new(Entrance { shard, redis, gateway, log, delivery, ingest, central });
-    let mut told = String::new();
-    loop {
-        let entering = async {
-            let entry = entrance.enter(opened.last).await;
-            if let Ok(Entry::NotYet(_)) = entry {
-                tokio::time::sleep(RETRY).await;
-            }
-            entry
-        };
-        let entry = tokio::select! {
-            entry = entering => entry?,
-            () = with.stop.cancelled() => return Ok(None),
-        };
-        let (session, older) = match entry {
-            Entry::Counts(session) => (session, false),
-            Entry::Older(session) => (session, true),
-            Entry::NotYet(why) => {
-                if told != why.to_string() {
-                    tracing::info!(%why, "waiting for redis");
-                    told = why.to_string();
-                }
-                continue;
-            }
-        };
-        let ahead = older || entrance.central.highest() > opened.last;
-        return Ok(Some(Entered { entrance, session, ahead, uplinked }));
-    }
 }
 
 async fn serve_admin(

@@ -1,0 +1,93 @@
+//! A gateway's way in: it registers with central, then with Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::dial::Dial;
+use proto::uplink::{GatewayHello, ShardLsn};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Error, RETRY, SHARD};
+use crate::apply::{Entrance, Entry, Session};
+use crate::config::Config;
+use crate::delivery::Delivery;
+use crate::folder::Folder;
+use crate::ingest::Ingest;
+use crate::log::{Opened, Reader};
+use crate::metrics::Metrics;
+use crate::raw::Shipper;
+use crate::uplink::{self, Uplink};
+
+/// What an entering gateway finds.
+pub(super) struct Surroundings<'a> {
+    pub(super) config: &'a Config,
+    pub(super) dial: Arc<dyn Dial>,
+    pub(super) ingest: &'a Arc<Ingest>,
+    pub(super) metrics: &'a Arc<Metrics>,
+    pub(super) stop: &'a CancellationToken,
+}
+
+/// The gateway's registrations.
+pub(super) struct Entered {
+    pub(super) entrance: Arc<Entrance>,
+    pub(super) session: Session,
+    /// Redis or central knows records of this id that its log does not hold.
+    pub(super) ahead: bool,
+    pub(super) uplinked: AbortOnDropHandle<()>,
+}
+
+/// Registers with central, then with Redis. Waits for both; without central the last run's configuration does, because Redis was
+/// compared with central before a leader approved it.
+pub(super) async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Opened) -> Result<Option<Entered>, Error> {
+    let (config, log) = (with.config, folder.log(SHARD));
+    let delivery = Arc::new(Delivery::open(&log, folder.id(), SHARD, opened.first)?);
+    let hello = GatewayHello {
+        region: config.region.clone(),
+        gateway: folder.id().to_string(),
+        last: vec![ShardLsn { shard: SHARD.0, lsn: opened.last.0 }],
+        retires: folder.retires().map(|id| id.to_string()).unwrap_or_default(),
+        entered: folder.entered(),
+    };
+    let (ingest, metrics) = (Arc::clone(with.ingest), Arc::clone(with.metrics));
+    let reader = Reader::new(&log);
+    let shipper = Shipper::new(SHARD, Arc::clone(&delivery), reader, Arc::clone(&ingest), Arc::clone(&metrics));
+    let (dial, cache) = (Arc::clone(&with.dial), folder.configuration());
+    let uplink = Uplink { dial, ingest: Arc::clone(&ingest), cache, shipper, metrics };
+    let wait_for_central = if uplink.restore() { Duration::from_secs(2) } else { Duration::MAX };
+    let (mut central, asked) = uplink::central(SHARD, hello);
+    let uplinked = AbortOnDropHandle::new(tokio::spawn(uplink.run(asked)));
+    tokio::select! {
+        _ = tokio::time::timeout(wait_for_central, central.known()) => {}
+        () = with.stop.cancelled() => return Ok(None),
+    }
+    let (shard, gateway, redis) = (SHARD, folder.id(), config.redis.as_str().into());
+    let entrance = Arc::new(Entrance { shard, redis, gateway, log, delivery, ingest, central });
+    let mut told = String::new();
+    loop {
+        let entering = async {
+            let entry = entrance.enter(opened.last).await;
+            if let Ok(Entry::NotYet(_)) = entry {
+                tokio::time::sleep(RETRY).await;
+            }
+            entry
+        };
+        let entry = tokio::select! {
+            entry = entering => entry?,
+            () = with.stop.cancelled() => return Ok(None),
+        };
+        let (session, older) = match entry {
+            Entry::Counts(session) => (session, false),
+            Entry::Older(session) => (session, true),
+            Entry::NotYet(why) => {
+                if told != why.to_string() {
+                    tracing::info!(%why, "waiting for redis");
+                    told = why.to_string();
+                }
+                continue;
+            }
+        };
+        let ahead = older || entrance.central.highest() > opened.last;
+        return Ok(Some(Entered { entrance, session, ahead, uplinked }));
+    }
+}
