@@ -35,10 +35,15 @@ pub enum Behind {
     Gateway { gateway: String },
 }
 
-/// Central does not know what Redis has done. Nothing is approved, and gateways go on refusing.
+/// This Redis and what central knows of the region do not belong together. Nothing is approved, and gateways go on refusing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum Mismatch {
+    #[error(
+        "this is the Redis of region {owner:?}, and this aggregator's region is {region:?}: connect the two that belong together. \
+         To rebuild it for another region would destroy what {owner:?} has counted"
+    )]
+    Region { owner: String, region: String },
     #[error(
         "central is older than this Redis: it waits for flush {central}, and Redis has settled all before {redis}; \
          restore the newest copy of central's data folder"

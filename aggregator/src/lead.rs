@@ -182,6 +182,10 @@ impl Leader {
         leadership: &Leadership,
     ) -> Result<Approved, Interrupted> {
         let Leadership { term, epoch, .. } = *leadership;
+        let (owner, region) = (link.claim(&self.config.region).await?, self.config.region.clone());
+        if owner != region {
+            return Err(Mismatch::Region { owner, region }.into());
+        }
         let verdict = compare(leadership, &link.position().await?)?;
         link.load_functions().await?;
         match verdict {

@@ -3,6 +3,7 @@
 -- slot {shard}. docs/decisions/delivery.md says why each rule is there.
 --
 --   e  epoch:run id, approved by the leader; "epoch:" while a rebuild is prepared, which approves nobody
+--   g  whose Redis this is: its region
 --   t  term of the leader                       ld its sign of life              n  number of the open flush
 --   i  gateway -> incarnation                   a  gateway -> applied LSN        k  gateway -> durable LSN
 --   r  gateways that a rebuild waits for        rg retired gateways              rn batches that a rebuild remembered
@@ -472,7 +473,7 @@ local function begin_rebuild(_, argv)
   return {'OK'}
 end
 
--- wipe: shard, term, "epoch:", keys of the shard. Term, epoch and sign of life stay.
+-- wipe: shard, term, "epoch:", keys of the shard. Term, epoch, sign of life and region stay.
 local function wipe(_, argv)
   local p = '{' .. argv[1] .. '}:'
   if not string.find(argv[3], '^%d+:$') then return redis.error_reply('BADARG not a rebuild') end
@@ -481,7 +482,7 @@ local function wipe(_, argv)
   for i = 4, #argv do
     local key = argv[i]
     if string.sub(key, 1, #p) ~= p then return redis.error_reply('BADARG a key of another shard') end
-    if key ~= p .. 't' and key ~= p .. 'e' and key ~= p .. 'ld' then redis.call('UNLINK', key) end
+    if key ~= p .. 't' and key ~= p .. 'e' and key ~= p .. 'ld' and key ~= p .. 'g' then redis.call('UNLINK', key) end
   end
   return {'OK'}
 end

@@ -74,6 +74,18 @@ pub enum Approved {
 }
 
 impl Link {
+    /// Makes this Redis a region's, for ever; answers whose it is.
+    pub async fn claim(&mut self, region: &str) -> Result<String, LinkError> {
+        let (key, field) = (self.shard.key("g"), "region");
+        let read = || redis::cmd("HGET").arg(&key).arg(field).to_owned();
+        let found: Option<String> = read().query_async(&mut self.connection).await?;
+        if let Some(owner) = found {
+            return Ok(owner);
+        }
+        redis::cmd("HSETNX").arg(&key).arg(field).arg(region).exec_async(&mut self.connection).await?;
+        Ok(read().query_async(&mut self.connection).await?)
+    }
+
     /// What a leader compares with central before it approves.
     pub async fn position(&mut self) -> Result<Position, LinkError> {
         let shard = self.shard;

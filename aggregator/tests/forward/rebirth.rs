@@ -1,5 +1,6 @@
 //! A Redis that is behind central is rebuilt, whatever it lost, and whatever breaks on the way.
 
+use aggregator::Config;
 use regional_redis::apply::Applied;
 use regional_redis::{Lsn, Registered};
 
@@ -291,4 +292,16 @@ async fn redis_lost_between_a_flush_and_its_acknowledgement() {
 
 async fn set(bench: &Bench, command: &[&str]) {
     redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut bench.redis.connection().await).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_of_another_region_is_left_alone() {
+    let bench = Bench::new().await;
+    let gateways = counted_so_far(&bench).await;
+    let stranger = bench.start_with("stranger", Config { region: "elsewhere".into(), ..bench.config() });
+    stranger.says("this is the Redis of region \"local\"").await;
+    stranger.stop().await.unwrap();
+    let _aggregator = bench.start("after");
+    counts_on(&bench, gateways).await;
+    assert!(reasons(&bench).is_empty(), "{:?}", reasons(&bench));
 }
