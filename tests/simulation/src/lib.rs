@@ -3,5 +3,7 @@
 //!
 //! [`redis`] is the region's Redis, [`network`] what lies between the processes.
 
+pub mod central;
 pub mod network;
 pub mod redis;
+pub mod time;

@@ -1,0 +1,111 @@
+//! Streams between the region and central's real conversations.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use central::metrics::Metrics;
+use central::uplink::{Books, Central, Conversation};
+use prometheus_client::registry::Registry;
+use proto::dial::{Dial, Frames, Opening};
+use proto::uplink::RegionFrame;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::network::{Fate, Network};
+
+/// As many as central's own queue.
+const FRAMES_MAX: usize = 16;
+
+/// Central's process, and the way to it.
+pub struct Uplink {
+    books: Arc<dyn Books>,
+    network: Network,
+    process: Mutex<Option<Process>>,
+}
+
+struct Process {
+    central: Arc<Central>,
+    killed: CancellationToken,
+}
+
+impl Uplink {
+    /// Over these books; nothing runs yet.
+    pub fn new(books: Arc<dyn Books>, network: Network) -> Self {
+        Self { books, network, process: Mutex::default() }
+    }
+
+    /// Starts central, if it does not run.
+    pub fn start(&self) {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        process.get_or_insert_with(|| Process {
+            central: Arc::new(Central::new(self.books.clone(), Metrics::new(&mut Registry::default()), None)),
+            killed: CancellationToken::new(),
+        });
+    }
+
+    /// Kills central between any two steps.
+    pub fn kill(&self) {
+        if let Some(process) = self.process.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            process.killed.cancel();
+        }
+    }
+}
+
+impl Dial for Uplink {
+    fn open(&self, frames: mpsc::Receiver<RegionFrame>) -> Opening<'_> {
+        Box::pin(async move {
+            sleep_until(self.network.arrival()).await;
+            let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Process { central, killed }) = &*process else { return Err(Status::unavailable("refused")) };
+            let broken = killed.child_token();
+            let (up, incoming) = mpsc::channel(FRAMES_MAX);
+            let (outgoing, answers) = mpsc::channel(FRAMES_MAX);
+            let (down, heard) = mpsc::channel(FRAMES_MAX);
+            let stream = Box::pin(ReceiverStream::new(incoming));
+            let conversation = Conversation::new(central.clone(), stream, outgoing, CancellationToken::new());
+            // Killed: it never comes to its next step.
+            tokio::spawn(killed.clone().run_until_cancelled_owned(conversation.run()));
+            tokio::spawn(carry(self.network.clone(), frames, up, Ok, broken.clone()));
+            tokio::spawn(carry(self.network.clone(), answers, down, |answer| answer, broken));
+            Ok(Box::pin(ReceiverStream::new(heard)) as Frames)
+        })
+    }
+}
+
+/// In order, each after its delay, until one side ends, or the network loses a frame and with it the stream.
+async fn carry<F, T>(
+    network: Network,
+    mut from: mpsc::Receiver<F>,
+    to: mpsc::Sender<Result<T, Status>>,
+    of: impl Fn(F) -> Result<T, Status>,
+    broken: CancellationToken,
+) {
+    let mut last = Instant::now();
+    let carrying = async {
+        while let Some(frame) = from.recv().await {
+            last = network.arrival().max(last);
+            sleep_until(last).await;
+            match network.fate() {
+                Fate::Lost => return broken.cancel(),
+                fate => {
+                    if to.send(of(frame)).await.is_err() {
+                        return;
+                    }
+                    if fate == Fate::AnswerLost {
+                        return broken.cancel();
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = broken.cancelled() => {}
+        () = carrying => {}
+    }
+    if broken.is_cancelled() {
+        let _ = to.try_send(Err(Status::unavailable("the stream broke")));
+    }
+}
