@@ -3,7 +3,9 @@
 //!
 //! [`redis`] is the region's Redis, [`network`] what lies between the processes.
 
+pub mod agent;
 pub mod central;
+pub mod door;
 pub mod network;
 pub mod redis;
 pub mod time;
