@@ -6,6 +6,11 @@
 pub mod agent;
 pub mod central;
 pub mod door;
+pub mod entropy;
+pub mod gateway;
 pub mod network;
+pub mod oracle;
 pub mod redis;
+pub mod rules;
+pub mod run;
 pub mod time;

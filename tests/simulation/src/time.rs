@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 /// Starts at a time of day of its own, and passes as tokio's clock does.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct World {
     started: Instant,
     start_ms: u64,

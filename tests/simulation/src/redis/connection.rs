@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Redis, Reply};
 use crate::network::{Fate, Network};
+use crate::time::World;
 
 /// As of a connection to a real one.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -22,12 +23,18 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub struct Server {
     redis: Arc<Mutex<Redis>>,
     network: Network,
+    world: Option<World>,
 }
 
 impl Server {
-    /// Over this network.
+    /// Over this network. Its time stands still.
     pub fn new(redis: Arc<Mutex<Redis>>, network: Network) -> Self {
-        Self { redis, network }
+        Self { redis, network, world: None }
+    }
+
+    /// Its time is the world's.
+    pub fn with_time(self, world: World) -> Self {
+        Self { world: Some(world), ..self }
     }
 
     fn redis(&self) -> MutexGuard<'_, Redis> {
@@ -122,6 +129,9 @@ impl Line {
 
     fn execute(&self, commands: &[Vec<Vec<u8>>], fate: Fate) -> Result<Vec<Reply>, RedisError> {
         let mut redis = self.server.redis();
+        if let Some(world) = &self.server.world {
+            redis.set_time(world.redis_ms());
+        }
         if redis.run != self.run {
             self.broken.store(true, Ordering::Relaxed);
         }
