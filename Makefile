@@ -3,6 +3,7 @@
 # make build   builds only (release)
 # make check   format, lints and documentation, all warnings denied
 # make torture CYCLES=200   kills, stops and starves a region of real processes under load; the table of docs/OPERATIONS.md
+# make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle
 # make bench   what an event costs the gateway, in CPU time
 #
 # The parts that the Rust code embeds come first: the browser agent (gateway), the dashboard (central), the lists of
@@ -44,6 +45,10 @@ check: parts
 	@cd dashboard && npm run --silent check
 	$(say) 'scripts: the count of tests'
 	@scripts/count-tests.test.sh
+
+simulate: parts
+	@cargo build --locked --quiet -p simulation --profile $(or $(PROFILE),dev)
+	@$(TARGET)/$(if $(PROFILE),$(PROFILE),debug)/simulation --seeds $(or $(SEEDS),1000) $(ARGS)
 
 bench: parts
 	@cargo bench --locked -p gateway --bench ingest

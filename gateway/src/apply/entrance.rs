@@ -47,7 +47,8 @@ pub struct Session {
 pub enum Entry {
     /// Redis or central is not there, nobody approved it, or a rebuild is not at an end. Tried again.
     NotYet(NotYet),
-    /// Redis, or central, knows records of this id that its log does not hold: the folder is older than its id.
+    /// Redis, or central, knows records of this id, or that their outcomes were logged, and the log does not hold them: the
+    /// folder is older than its id.
     Older(Session),
     /// It counts from here on.
     Counts(Session),
@@ -127,7 +128,10 @@ impl Entrance {
             self.delivery.adopt(&stored, session.applied)?;
             let logged = self.delivery.logged();
             if logged < session.applied {
-                tracing::warn!(%logged, applied = %session.applied, "outcomes are missing; these records have no raw rows");
+                // Redis lets go of outcomes once they are on this disk: a folder without them was restored from an older copy,
+                // even if its records are all there. In a rebuild it could not say which of them had been counted.
+                tracing::warn!(%logged, applied = %session.applied, "outcomes are missing that this gateway had logged");
+                return Ok(Entry::Older(session));
             }
         }
         Ok(Entry::Counts(session))

@@ -63,6 +63,16 @@ pub struct Opened {
 impl Log {
     /// Opens the log in `folder`, or makes one. What follows the last complete group was never acknowledged and is cut off.
     pub fn open(folder: &Path, gateway: Uuid, shard: Shard) -> Result<Opened, LogError> {
+        Self::open_with_segments(folder, gateway, shard, SEGMENT_BYTES)
+    }
+
+    /// The same, with new segments of another size: a simulation has many gateways, and no hours to fill one.
+    pub fn open_with_segments(
+        folder: &Path,
+        gateway: Uuid,
+        shard: Shard,
+        segment_bytes: u64,
+    ) -> Result<Opened, LogError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| LogError::Io { path, source }
@@ -72,8 +82,8 @@ impl Log {
         read::check_closed(&segments, gateway, shard)?;
         let log = match segments.last() {
             None => {
-                let file = allocate(folder, SEGMENT_BYTES).map_err(io(folder))?;
-                Self::begin_segment(folder, gateway, shard, Lsn(1), file, SEGMENT_BYTES).map_err(io(folder))?
+                let file = allocate(folder, segment_bytes).map_err(io(folder))?;
+                Self::begin_segment(folder, gateway, shard, Lsn(1), file, segment_bytes).map_err(io(folder))?
             }
             Some((first, path)) => {
                 let bytes = fs::read(path).map_err(io(path))?;
@@ -83,7 +93,6 @@ impl Log {
                 clear_behind(&file, &bytes, end).map_err(io(path))?;
                 let (folder, path, group) = (folder.to_owned(), path.clone(), GroupWriter::default());
                 let (end, size, seed) = (end as u64, bytes.len() as u64, header.seed());
-                let segment_bytes = SEGMENT_BYTES;
                 Self { folder, gateway, shard, file, path, end, size, last, seed, group, spare: None, segment_bytes }
             }
         };

@@ -123,7 +123,8 @@ impl Device {
     async fn page(&mut self, lives_ms: u64, outbox: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
         let mut agent = Box::new(Agent::new());
         let class = if self.long { Class::Long } else { Class::Short };
-        let start = Start { site: SITE, stamp_ms: self.now_ms(), random: self.random.random(), class, ..Start::default() };
+        let start =
+            Start { site: SITE, stamp_ms: self.now_ms(), random: self.random.random(), class, ..Start::default() };
         agent.start(&start).expect("a short name");
         let mut page = Page { agent, line: None, events: BTreeMap::new(), frame: Box::new([0; FRAME_BYTES]) };
         let mut restoring: VecDeque<_> = outbox.values().cloned().collect();

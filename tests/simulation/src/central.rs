@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use central::control::Published;
 use central::control::gateways::{Gateways, Introduction, Registration};
 use central::control::salts::SaltKey;
 use central::control::shards::{ShardId, ShardState};
 use central::control::sites::{Raw, Site};
-use central::control::Published;
 use central::store::{Accepted, Flush, RawFrame, RawRow};
 use central::uplink::{Books, BooksError, Durably};
 use jiff::Timestamp;

@@ -38,6 +38,8 @@ use crate::time::World;
 /// The region of everyone.
 pub const REGION: &str = "here";
 const SHARD: Shard = Shard(0);
+/// So that segments fill up, and are trimmed.
+const SEGMENT_BYTES: u64 = 8 * 1024;
 const RETRY: Duration = Duration::from_millis(200);
 
 /// What a gateway runs in.
@@ -192,7 +194,7 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
 }
 
 fn open(folder: &Folder) -> Result<Opened, String> {
-    Log::open(&folder.log(SHARD), folder.id(), SHARD).map_err(|error| error.to_string())
+    Log::open_with_segments(&folder.log(SHARD), folder.id(), SHARD, SEGMENT_BYTES).map_err(|error| error.to_string())
 }
 
 struct Entered {

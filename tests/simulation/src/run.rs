@@ -146,8 +146,7 @@ async fn simulate(plan: Plan) -> Report {
     let mut devices = Vec::new();
     for number in 0..DEVICES {
         let long = number % 2 == 1;
-        let device =
-            Device::new(number, plan.seed, world.clone(), doors.clone(), noted.clone(), long, pace_ms);
+        let device = Device::new(number, plan.seed, world.clone(), doors.clone(), noted.clone(), long, pace_ms);
         devices.push(AbortOnDropHandle::new(tokio::spawn(device.run())));
     }
 
@@ -190,7 +189,8 @@ fn memory_folder() -> PathBuf {
 impl Simulation {
     /// Faults, for as long as the seed says.
     async fn chaos(&mut self) -> u64 {
-        let lasts_ms = MINUTE_MS * *[5, 10, 20, 200].choose_weighted(&mut self.random, |m| if *m > 100 { 1 } else { 6 }).expect("four");
+        let lasts_ms = MINUTE_MS
+            * *[5, 10, 20, 200].choose_weighted(&mut self.random, |m| if *m > 100 { 1 } else { 6 }).expect("four");
         let ends = Instant::now() + Duration::from_millis(lasts_ms);
         let delay_ms = *[20, 300, 3000].choose(&mut self.random).expect("three");
         let loss = *[0.0, 0.002, 0.02].choose(&mut self.random).expect("three");
@@ -209,7 +209,8 @@ impl Simulation {
                 let durable = self.redis().history()[0].clone();
                 self.redis_backup = Some(durable);
             }
-            let Ok(fault) = (0..weights.len()).collect::<Vec<_>>().choose_weighted(&mut self.random, |at| weights[*at]).copied()
+            let Ok(fault) =
+                (0..weights.len()).collect::<Vec<_>>().choose_weighted(&mut self.random, |at| weights[*at]).copied()
             else {
                 continue;
             };
@@ -358,7 +359,8 @@ impl Simulation {
         self.kill(number, Duration::from_secs(20));
         // It could be removed before the process is quite gone: its tasks end at their next step, and take nothing any more.
         let folder = self.folder(number);
-        let _ = std::fs::rename(&folder, self.folders.path().join(format!("lost-{number}-{}", self.world.elapsed_ms())));
+        let _ =
+            std::fs::rename(&folder, self.folders.path().join(format!("lost-{number}-{}", self.world.elapsed_ms())));
         match (self.copies[number].take(), id) {
             (Some(copy), _) => {
                 self.trace(&format!("gateway {number} has its folder from an older copy"));
