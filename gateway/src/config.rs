@@ -44,6 +44,9 @@ pub struct Config {
     /// What becomes of batches while Redis does not count. `refuse`: their agents keep them. `store_and_forward`: they are
     /// acknowledged once they are in this gateway's log. Default "refuse".
     pub when_redis_is_away: WhenRedisIsAway,
+    /// Seconds between saying "not ready" and leaving, so that whoever asks `/ready` notices. Default 0: a proxy that tries the
+    /// next gateway when a connection is refused need not ask.
+    pub leave_after_s: u64,
     /// What one client may ask for.
     pub limits: Limits,
 }
@@ -90,6 +93,7 @@ impl Default for Config {
             geo_database: None,
             cores: 0,
             when_redis_is_away: WhenRedisIsAway::default(),
+            leave_after_s: 0,
             limits: Limits::default(),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -64,8 +65,9 @@ pub async fn serve(listener: StdListener, door: Arc<Door>) -> io::Result<()> {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             () = door.stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) if connections.len() + door.sessions.len() >= door.limits.connections_per_core => {
@@ -79,6 +81,10 @@ pub async fn serve(listener: StdListener, door: Arc<Door>) -> io::Result<()> {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    // Who is connected already has its one request answered. The system would reset it with the listener.
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        connections.spawn(connection(stream, peer, router.clone(), Arc::clone(&door)));
     }
     drop(listener);
     connections.close();
@@ -109,6 +115,7 @@ async fn connection(mut stream: TcpStream, mut peer: SocketAddr, router: Router,
     let served = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut served = std::pin::pin!(served);
     let result = tokio::select! {
+        biased;
         result = &mut served => result,
         () = door.stop.cancelled() => {
             served.as_mut().graceful_shutdown();
@@ -119,3 +126,6 @@ async fn connection(mut stream: TcpStream, mut peer: SocketAddr, router: Router,
         tracing::debug!(%error, %peer, "a connection ended badly");
     }
 }
+
+#[cfg(test)]
+mod tests;

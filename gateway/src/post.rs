@@ -12,6 +12,7 @@ use proto::Message;
 use proto::agent::{Reason, ServerFrame};
 use proto::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use crate::answer::{Answer, Refusal, frames};
 use crate::door::{Door, Taken};
@@ -19,6 +20,8 @@ use crate::validate;
 
 /// A client on a page that is going away does not wait longer, and a proxy in between seldom.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Nor longer than this on a gateway that leaves.
+const LEAVING_MAX: Duration = Duration::from_secs(5);
 /// A body this slow is not a browser's.
 const BODY_MAX: Duration = Duration::from_secs(10);
 
@@ -35,28 +38,44 @@ pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response 
         Err(reason) => return refuse(&door, &Refusal::of_frame(reason), origin),
     };
     let (session, mut answers) = mpsc::channel::<Answer>(1);
-    let answered = tokio::time::timeout(ANSWER_MAX, async {
+    let too_late = async {
+        let leaving = async {
+            door.stop.cancelled().await;
+            sleep(LEAVING_MAX).await;
+        };
+        tokio::select! {
+            biased;
+            () = leaving => {}
+            () = sleep(ANSWER_MAX) => {}
+        }
+    };
+    let answered = async {
         match door.take(&client, &envelope.site, &envelope, None, "post", &session).await {
             Taken::Submitted => Ok(answers.recv().await),
             Taken::Stopping => Ok(None),
             not_taken => Err(not_taken),
         }
-    });
-    match answered.await {
-        Ok(Ok(Some(counted))) => {
+    };
+    let answered = tokio::select! {
+        biased;
+        answered = answered => answered,
+        () = too_late => Ok(None),
+    };
+    match answered {
+        Ok(Some(counted)) => {
             let status = if counted.refused.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
             let frame = frames(&[counted], door.ingest.clock.now_ms()).pop().unwrap_or_default();
             answer(status, &frame, origin)
         }
-        Ok(Err(Taken::Refused(refusal))) => refuse(&door, &refusal, origin),
-        Ok(Err(Taken::Later { frame, wait_ms })) => {
+        Err(Taken::Refused(refusal)) => refuse(&door, &refusal, origin),
+        Err(Taken::Later { frame, wait_ms }) => {
             let mut response = answer(StatusCode::TOO_MANY_REQUESTS, &frame, origin);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
             response
         }
         // It may be counted yet, so the answer does not name it: to the agent a named refusal means that it was not taken, and
         // a batch that was never taken may get another number.
-        Ok(Ok(None) | Err(_)) | Err(_) => refuse(&door, &Refusal::of_frame(Reason::Unavailable), origin),
+        Ok(None) | Err(_) => refuse(&door, &Refusal::of_frame(Reason::Unavailable), origin),
     }
 }
 

@@ -163,7 +163,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let trimming = AbortOnDropHandle::new(tokio::spawn(trimming.run()));
 
     // From the page to the log.
-    let serving = stop.child_token();
+    let serving = CancellationToken::new();
+    let _ends_with_this = serving.clone().drop_guard();
     let room = Arc::new(Semaphore::new(ROOM_KIB as usize));
     let throttles = Arc::new(Throttles::new(&config.limits));
     let forgetful = Arc::clone(&throttles);
@@ -194,12 +195,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     tracing::info!(address = %bound, admin = %admin, gateway = %folder.id(), cores, "gateway ready");
 
     let early = tokio::select! {
-        () = serving.cancelled() => None,
+        biased;
         ended = &mut applying => Some(ended),
+        () = stop.cancelled() => None,
     };
+    ready.store(false, Ordering::Relaxed);
+    if early.is_none() {
+        // Whoever balances between gateways sees it, and sends its next agent elsewhere.
+        tokio::time::sleep(Duration::from_secs(config.leave_after_s)).await;
+    }
     // A log or Redis that cannot go on ends the gateway; its sessions end first, so that nothing is acknowledged any more.
     serving.cancel();
-    ready.store(false, Ordering::Relaxed);
     join(served).await?;
     let written = tokio::task::spawn_blocking(move || writer.join());
     if let Some(ended) = early {

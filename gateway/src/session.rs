@@ -236,4 +236,4 @@ fn refused(reason: Reason) -> End {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -83,7 +83,8 @@ impl Log {
         let log = match segments.last() {
             None => {
                 let file = allocate(folder, segment_bytes).map_err(io(folder))?;
-                Self::begin_segment(folder, gateway, shard, Lsn(1), file, segment_bytes).map_err(io(folder))?
+                let begun = Self::begin_segment(folder, gateway, shard, Lsn(1), file, segment_bytes);
+                Self { segment_bytes, ..begun.map_err(io(folder))? }
             }
             Some((first, path)) => {
                 let bytes = fs::read(path).map_err(io(path))?;
@@ -176,7 +177,7 @@ impl Log {
         match begun {
             Ok(next) => {
                 let group = std::mem::take(&mut self.group);
-                *self = Self { group, ..next };
+                *self = Self { group, segment_bytes: self.segment_bytes, ..next };
                 Ok(true)
             }
             Err(error) if is_full(&error) => Ok(false),

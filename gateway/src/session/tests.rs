@@ -26,7 +26,7 @@ use crate::throttle::Throttles;
 use crate::user_agent::{Agents, DeviceInfo};
 use crate::visitor::LocalDay;
 
-const ORIGIN: &str = "https://shop.example";
+pub const ORIGIN: &str = "https://shop.example";
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// The client's end.
@@ -117,7 +117,7 @@ impl Agent {
     }
 }
 
-fn envelope(door: &Door, seq: u32) -> Envelope {
+pub fn envelope(door: &Door, seq: u32) -> Envelope {
     let now_ms = door.ingest.clock.now_ms();
     let batch = Batch {
         sid: Sid::from_parts(now_ms, [1; 10]).as_bytes().to_vec(),
@@ -131,7 +131,7 @@ fn envelope(door: &Door, seq: u32) -> Envelope {
 }
 
 /// A door, and the log's end of it.
-fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) {
+pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) {
     let clock = Clock::new();
     let day = LocalDay::at(clock.now_ms(), &jiff::tz::TimeZone::UTC).to_string();
     let sites = Sites::default();
@@ -161,7 +161,7 @@ fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) {
     (Arc::new(door), submissions)
 }
 
-async fn next(submissions: &mut mpsc::Receiver<Submission>) -> Submission {
+pub async fn next(submissions: &mut mpsc::Receiver<Submission>) -> Submission {
     timeout(ANSWER_MAX, submissions.recv()).await.expect("a batch in time").expect("a door")
 }
 
