@@ -7,11 +7,12 @@ use crate::capacity::WhenRedisIsAway;
 use crate::session::tests::{ORIGIN, door, envelope, next};
 
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:141.0) Gecko/20100101 Firefox/141.0";
 
 async fn post(stream: &mut TcpStream, door: &Door, seq: u32) {
     let body = Envelope { site: "shop".into(), ..envelope(door, seq) }.encode_to_vec();
     let head = format!(
-        "POST /v1/batch HTTP/1.1\r\nhost: gateway\r\norigin: {ORIGIN}\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/batch HTTP/1.1\r\nhost: gateway\r\nuser-agent: {BROWSER}\r\norigin: {ORIGIN}\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();

@@ -188,7 +188,7 @@ pub fn owned_header(path: &Path, first: Lsn, bytes: &[u8], gateway: Uuid, shard:
     Ok(header)
 }
 
-/// Every segment but the last is whole and ends where the next begins. Reads them: about a second a GiB.
+/// Every segment but the last is whole and ends where the next begins. Reads all that is kept.
 pub fn check_closed(segments: &[(Lsn, PathBuf)], gateway: Uuid, shard: Shard) -> Result<(), LogError> {
     for pair in segments.windows(2) {
         let [(first, path), (next, _)] = pair else { continue };
