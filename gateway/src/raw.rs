@@ -35,6 +35,8 @@ pub struct Shipper {
     /// Generation and last record of each frame.
     unacked: VecDeque<(u64, Lsn)>,
     next: Instant,
+    /// Central knows where this stream begins: it may have restarted, and forgotten.
+    said: bool,
 }
 
 impl Shipper {
@@ -48,7 +50,7 @@ impl Shipper {
     ) -> Self {
         let (generation, sent) = delivery.shipped();
         let (unacked, next) = (VecDeque::new(), Instant::now());
-        Self { shard, delivery, reader, ingest, metrics, generation, sent, unacked, next }
+        Self { shard, delivery, reader, ingest, metrics, generation, sent, unacked, next, said: false }
     }
 
     /// Whose rows.
@@ -66,6 +68,7 @@ impl Shipper {
         (self.generation, self.sent) = self.delivery.shipped();
         self.unacked.clear();
         self.next = Instant::now();
+        self.said = false;
     }
 
     /// When to ask again.
@@ -107,10 +110,11 @@ impl Shipper {
                 }
             }
         }
-        let Some(last) = last else {
+        let Some(last) = last.or((!self.said && self.sent > Lsn(0)).then_some(self.sent)) else {
             self.next = now + SHIP_EVERY;
             return Ok(None);
         };
+        self.said = true;
         self.next = if full { now } else { now + SHIP_EVERY };
         self.sent = last;
         self.unacked.push_back((self.generation, last));
