@@ -9,7 +9,7 @@ use std::{
 };
 
 use sqlx::{
-    Sqlite, SqlitePool, Transaction,
+    Connection as _, Sqlite, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{Mutex, watch};
@@ -93,6 +93,9 @@ impl Control {
         let pool = SqlitePoolOptions::new()
             .max_connections(4) // SQLite has one writer; the rest serve look-ups
             .acquire_timeout(Duration::from_secs(10))
+            // A disk that is full at COMMIT makes SQLite roll back by itself; sqlx then counts a transaction on the connection that is
+            // not there, and would refuse every later one on it.
+            .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
             .connect_with(options)
             .await
             .map_err(|source| ControlError::Open { path, source })?;

@@ -7,5 +7,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod damage;
+mod disk;
 mod kill;
+mod network;
+mod redis_lost;
+mod refused;
 mod two_gateways;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::audit;
+use harness::files::copy_folder;
 use harness::load::{Load, Plan};
 use harness::proxy::HaProxy;
 use harness::region::Region;
@@ -87,17 +88,4 @@ async fn a_rolling_restart_behind_haproxy_costs_pages_a_reconnect_and_nothing_el
     audit::exactly(&region, &sent).await.unwrap();
     assert!(sent.reconnects >= 30, "every page was on one of them: {} reconnects", sent.reconnects);
     assert_eq!(sent.broken, 0, "of {} reconnects so many were not asked for", sent.reconnects);
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -60,6 +60,7 @@ pub async fn exactly(region: &Region, sent: &Sent) -> Result<Audited, String> {
             Some(found) if found == wanted => {
                 let since = *right.get_or_insert_with(|| asked.elapsed());
                 if asked.elapsed() - since >= Duration::from_millis(3 * CUT_MS as u64) {
+                    one_story(region)?;
                     let duplicates = ledger(region).await.map_or(0, |ledger| number(&ledger["duplicates"]));
                     return Ok(Audited { counted: found.events, duplicates, after: since });
                 }
@@ -73,6 +74,12 @@ pub async fn exactly(region: &Region, sent: &Sent) -> Result<Audited, String> {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// `tideline audit`: rollups, visits, ledger and raw rows agree, to the last batch.
+fn one_story(region: &Region) -> Result<(), String> {
+    let (code, said) = region.tideline(&["audit", "--site", SITE, "--wait", "60"]);
+    if code == Some(0) { Ok(()) } else { Err(format!("tideline audit: {said}\n{}", region.words())) }
 }
 
 /// What central says now; `None` while it does not answer.

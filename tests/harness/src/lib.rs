@@ -7,11 +7,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 pub mod audit;
+pub mod files;
 pub mod load;
 pub mod page;
 pub mod process;
 pub mod proxy;
 pub mod region;
+pub mod small_disk;
 pub mod strace;
 pub mod torture;
 

@@ -114,9 +114,15 @@ impl Process {
 
     /// Waits until its log has this text behind byte `since`.
     pub async fn until_it_says(&self, text: &str, since: usize, within: Duration) {
+        self.until_it_says_one_of(&[text], since, within).await;
+    }
+
+    /// As [`Process::until_it_says`], for any of these texts.
+    pub async fn until_it_says_one_of(&self, texts: &[&str], since: usize, within: Duration) {
         let asked = Instant::now();
-        while !self.said().get(since..).is_some_and(|said| said.contains(text)) {
-            assert!(asked.elapsed() < within, "{} did not say {text:?}\n{}", self.name, self.last_words(30));
+        let says = |text: &&str| self.said().get(since..).is_some_and(|said| said.contains(*text));
+        while !texts.iter().any(says) {
+            assert!(asked.elapsed() < within, "{} did not say {texts:?}\n{}", self.name, self.last_words(30));
             tokio::time::sleep(POLL).await;
         }
     }

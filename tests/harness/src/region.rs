@@ -99,7 +99,13 @@ impl Redis {
 
     /// Starts it and waits until it answers.
     pub async fn start(&mut self) {
-        self.process.start();
+        self.start_under(&[]).await;
+    }
+
+    /// As [`Redis::start`], as the argument of another program.
+    pub async fn start_under(&mut self, wrapper: &[OsString]) {
+        self.process.kill();
+        self.process.start_under(wrapper);
         let started = Instant::now();
         while !self.answers() {
             assert!(self.process.runs(), "redis ended\n{}", self.process.last_words(20));
@@ -242,14 +248,34 @@ impl Region {
     /// Starts what does not run, makes the site, and waits until all are ready.
     pub async fn start_all(&mut self) {
         self.redis.start().await;
+        self.start_all_but_redis().await;
+    }
+
+    /// As [`Region::start_all`], with a Redis that runs.
+    pub async fn start_all_but_redis(&mut self) {
         self.central.process.start();
         self.ready(&["central"]).await;
         self.make_site().await;
+        self.start_rest().await;
+    }
+
+    /// As [`Region::start_all`], with a Redis and a central that run.
+    pub async fn start_rest(&mut self) {
         self.aggregator.process.start();
         for gateway in &mut self.gateways {
             gateway.process.start();
         }
         self.all_ready().await;
+    }
+
+    /// As [`Region::start_all`], but the gateways are left to the test.
+    pub async fn start_all_but_gateways(&mut self) {
+        self.redis.start().await;
+        self.central.process.start();
+        self.ready(&["central"]).await;
+        self.make_site().await;
+        self.aggregator.process.start();
+        self.ready(&["aggregator"]).await;
     }
 
     /// The tests' one site; made again, it stays as it is.
@@ -313,6 +339,35 @@ impl Region {
                 assert!(asked.elapsed() < READY_MAX, "{name} is not ready: {answer:?}\n{}", self.words());
                 tokio::time::sleep(POLL).await;
             }
+        }
+    }
+
+    /// Runs a command of `tideline` that asks central: its exit code and what it said.
+    pub fn tideline(&self, words: &[&str]) -> (Option<i32>, String) {
+        let mut command = std::process::Command::new(tideline());
+        command.args(words).args(["--url", &format!("http://{}", self.central.listen()), "--key-file"]);
+        let output = command.arg(self.key_file()).env("NO_COLOR", "1").output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Waits until central has every record of this gateway that it accepted, raw rows included.
+    pub async fn until_shipped(&self, gateway: &str) {
+        let asked = Instant::now();
+        let mut before = None;
+        loop {
+            let (code, said) = self.tideline(&["gateways", "--json"]);
+            assert_eq!(code, Some(0), "{said}");
+            let gateways: Value = serde_json::from_str(&said).unwrap();
+            let mut known = gateways["gateways"].as_array().unwrap().iter();
+            let shard = known.find(|known| known["id"] == gateway).unwrap()["shards"][0].clone();
+            // Two equal looks more than a cut apart: nothing of it is on its way any more.
+            if shard["accepted"] == shard["raw"] && before.as_ref() == Some(&shard) {
+                return;
+            }
+            assert!(asked.elapsed() < READY_MAX, "central has not everything of it: {shard}\n{}", self.words());
+            before = Some(shard);
+            tokio::time::sleep(Duration::from_millis(3 * CUT_MS as u64 / 2)).await;
         }
     }
 

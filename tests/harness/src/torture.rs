@@ -250,11 +250,13 @@ impl Fault {
             }
             Self::GatewayAtCall | Self::CentralAtCall => {
                 let call = CALLS.choose(random).expect("there are calls");
-                let death = Death { call, nth: random.random_range(1..40) };
+                // Sockets and wake-ups are written to as well.
+                let nth_max = if *call == "write" { 400 } else { 40 };
+                let death = Death { call, nth: random.random_range(1..nth_max) };
                 let role =
                     if self == Self::GatewayAtCall { &mut region.gateways[gateway] } else { &mut region.central };
                 role.process.kill();
-                role.process.start_under(&death.wrapper(Some(&role.data)));
+                role.process.start_under(&death.wrapper(None));
                 // It may die while it starts, under load, or, for a call it makes rarely, not at all.
                 let begun = Instant::now();
                 while role.process.runs() && begun.elapsed() < Duration::from_secs(6) {
