@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use proto::uplink::Outcomes;
 use regional_redis::apply::{Applied, BATCHES_MAX, Call};
 use regional_redis::{LinkError, Lsn, Reported};
 use tokio::sync::mpsc;
@@ -33,6 +34,8 @@ use crate::metrics::Metrics;
 
 /// How long to wait before Redis is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// How often a full disk is asked for room again.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
 /// Events of one call, unless a single batch has more: while Redis works on a call its other clients wait.
 const CALL_EVENTS_MAX: usize = 20_000;
 /// Records in memory; what is behind them waits in the queue, and the log with it.
@@ -331,7 +334,7 @@ impl Applier {
             }
             match answer {
                 Applied::Done(outcomes) => {
-                    self.delivery.append(&outcomes)?;
+                    self.remember(&outcomes).await?;
                     self.count_done(&call, &duplicates);
                     self.stand_at(call.last);
                     self.capacity.redis_counts(true);
@@ -348,6 +351,22 @@ impl Applier {
                         "{answer:?} to a call that had folded its repeats"
                     ))));
                 }
+            }
+        }
+    }
+
+    /// Redis has counted them. Pages hear of it once that is written down; a full disk is waited for.
+    async fn remember(&self, outcomes: &Outcomes) -> Result<(), LogError> {
+        let mut told = false;
+        loop {
+            match self.delivery.append(outcomes) {
+                Err(error) if error.is_full() => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(%error, "the disk is full: nothing is acknowledged until there is room");
+                    }
+                    tokio::time::sleep(ROOM_EVERY).await;
+                }
+                appended => return appended,
             }
         }
     }

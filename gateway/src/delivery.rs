@@ -207,8 +207,12 @@ impl Delivery {
     }
 
     /// Writes down how far shipping is, so that the next start does not repeat it.
+    /// On a full disk the next call tries again.
     pub fn keep(&self) -> Result<(), LogError> {
-        self.lock().keep()
+        match self.lock().keep() {
+            Err(error) if error.is_full() => Ok(()),
+            kept => kept,
+        }
     }
 
     /// What decides about trimming.

@@ -112,3 +112,10 @@ pub enum LogError {
         missing: Lsn,
     },
 }
+
+impl LogError {
+    /// The disk has no room: what was tried can be tried again.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
+}

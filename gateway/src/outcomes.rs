@@ -94,7 +94,8 @@ impl OutcomeLog {
         self.synced
     }
 
-    /// Adds what is not here yet; what is stays as it is. The flush comes with [`Self::sync`].
+    /// Adds what is not here yet; what is stays as it is. The flush comes with [`Self::sync`]. On a full disk
+    /// ([`LogError::is_full`]) nothing is added, and it can be tried again.
     pub fn append(&mut self, outcomes: &Outcomes) -> Result<(), LogError> {
         if outcomes.last <= self.logged.0 {
             return Ok(());
@@ -123,7 +124,8 @@ impl OutcomeLog {
         if self.synced < self.logged
             && let Some((file, _)) = &self.open
         {
-            file.sync_data().map_err(io(&self.folder))?;
+            // A failed flush is never retried, not even of a full disk.
+            file.sync_data().map_err(|error| io(&self.folder)(std::io::Error::other(error)))?;
             self.synced = self.logged;
         }
         Ok(self.synced)
