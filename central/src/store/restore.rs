@@ -1,7 +1,7 @@
 //! What a lost Redis is rebuilt from: running visits, and the batches of gateways whose logs are gone.
 
 use proto::limits::{ACCEPT_LONG_MS, ACCEPT_SHORT_MS};
-use proto::uplink::{Remembered, VisitDimensions, VisitRow};
+use proto::uplink::{GatewayPosition, Remembered, VisitDimensions, VisitRow};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -51,11 +51,12 @@ impl Store {
         Ok(())
     }
 
-    /// Gives the batches of these gateways whose acceptance may not be over at `watermark_ms`, each sid once.
+    /// Gives the batches of these gateways whose acceptance may not be over at `watermark_ms`, each sid once. Rows behind a
+    /// gateway's position left before a flush covered them: they were lost with their Redis, and count when they come again.
     pub async fn remembered(
         &self,
         shard: u32,
-        gateways: &[String],
+        gateways: &[GatewayPosition],
         watermark_ms: u64,
         out: mpsc::Sender<Remembered>,
     ) -> Result<(), StoreError> {
@@ -72,9 +73,10 @@ impl Store {
             // The stamp's bound says nothing new, but it spares old months.
             let stamped = (watermark_ms / 1000).saturating_sub((HOUR_MS + ACCEPT_LONG_MS) / 1000).min(u32::MAX.into());
             condition.push(&format!(" AND {over} >= {watermark_ms} AND stamp >= toDateTime({stamped}, 'UTC')"));
-            condition.push(" AND gateway IN (");
-            for (at, gateway) in gateways.iter().enumerate() {
-                condition.push(if at > 0 { ", " } else { "" }).bind(gateway);
+            condition.push(" AND (");
+            for (at, GatewayPosition { gateway, lsn }) in gateways.iter().enumerate() {
+                condition.push(if at > 0 { " OR " } else { "" }).push(&format!("lsn <= {lsn} AND gateway = "));
+                condition.bind(gateway);
             }
             condition.push(")");
             condition

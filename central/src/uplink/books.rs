@@ -99,11 +99,12 @@ pub trait Books: Send + Sync + 'static {
         out: mpsc::Sender<VisitRow>,
     ) -> Result<(), BooksError>;
 
-    /// Gives the batches of these gateways' raw rows whose acceptance may not be over at `watermark_ms`, each sid once.
+    /// Gives the batches of these gateways' raw rows, up to these positions, whose acceptance may not be over at
+    /// `watermark_ms`, each sid once.
     async fn remembered(
         &self,
         shard: &ShardId,
-        gateways: &[String],
+        gateways: &[GatewayPosition],
         watermark_ms: u64,
         out: mpsc::Sender<Remembered>,
     ) -> Result<(), BooksError>;

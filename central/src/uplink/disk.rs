@@ -112,7 +112,7 @@ impl Books for DiskBooks {
     async fn remembered(
         &self,
         shard: &ShardId,
-        gateways: &[String],
+        gateways: &[GatewayPosition],
         watermark_ms: u64,
         out: mpsc::Sender<Remembered>,
     ) -> Result<(), BooksError> {

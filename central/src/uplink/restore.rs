@@ -2,12 +2,12 @@
 
 use proto::{
     Message as _,
-    uplink::{OpenEpoch, Remembered, Restore, StandIn, VisitRow, central_frame},
+    uplink::{GatewayPosition, OpenEpoch, Remembered, Restore, StandIn, VisitRow, central_frame},
 };
 use tokio::sync::mpsc;
 
 use super::{CHUNK_BYTES_MAX, Conversation, Ended};
-use crate::control::shards::ShardId;
+use crate::{control::shards::ShardId, store::Accepted};
 
 /// A visit goes on if its next event comes within 30 minutes; twice that leaves room for events that come late.
 const RUNNING_MS: u64 = 60 * 60 * 1000;
@@ -28,7 +28,7 @@ pub(super) async fn open_epoch(with: &Conversation, id: &ShardId, open: OpenEpoc
     // What is accepted holds nothing that central has not: these states are complete.
     let from_ms = accepted.cut_ms.saturating_sub(RUNNING_MS);
     parts.visits(id, from_ms).await?;
-    parts.remembered(id, &gateways.retired, watermark_ms).await?;
+    parts.remembered(id, &covered(&accepted, &gateways.retired), watermark_ms).await?;
     parts.end().await
 }
 
@@ -41,8 +41,15 @@ pub(super) async fn stand_in(with: &Conversation, id: &ShardId, asked: StandIn) 
     let watermark_ms = accepted.watermark_ms;
     let mut parts = Parts::new(with, Restore { epoch: asked.epoch, watermark_ms, ..Restore::default() });
     parts.next.retired.clone_from(&retired);
-    parts.remembered(id, &retired, watermark_ms).await?;
+    parts.remembered(id, &covered(&accepted, &retired), watermark_ms).await?;
     parts.end().await
+}
+
+/// How far flushes cover the logs of these gateways. What is behind that was lost with its Redis, also where its raw row had
+/// left already: a bit for it would make a duplicate of what nothing counts.
+fn covered(accepted: &Accepted, gateways: &[String]) -> Vec<GatewayPosition> {
+    let position = |gateway: &String| GatewayPosition { gateway: gateway.clone(), lsn: accepted.of(gateway) };
+    gateways.iter().map(position).collect()
 }
 
 /// A restore on its way: rows gather in `next` until it is full.
@@ -78,7 +85,7 @@ impl<'a> Parts<'a> {
         Ok(())
     }
 
-    async fn remembered(&mut self, id: &ShardId, gateways: &[String], watermark_ms: u64) -> Result<(), Ended> {
+    async fn remembered(&mut self, id: &ShardId, gateways: &[GatewayPosition], watermark_ms: u64) -> Result<(), Ended> {
         let books = self.with.central.books.clone();
         let (out, mut batches) = mpsc::channel(ROWS_AHEAD);
         let read = books.remembered(id, gateways, watermark_ms, out);

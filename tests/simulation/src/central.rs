@@ -363,7 +363,7 @@ impl Books for MemoryBooks {
     async fn remembered(
         &self,
         _: &ShardId,
-        gateways: &[String],
+        gateways: &[GatewayPosition],
         watermark_ms: u64,
         out: mpsc::Sender<Remembered>,
     ) -> Result<(), BooksError> {
@@ -373,7 +373,8 @@ impl Books for MemoryBooks {
             let stamp_ms = Sid::try_new(&row.record.sid).map_or(0, |sid| sid.stamp_ms());
             let accepted_ms = if row.record.class == 0 { ACCEPT_SHORT_MS } else { ACCEPT_LONG_MS };
             let over_ms = (stamp_ms / HOUR_MS + 1) * HOUR_MS + accepted_ms;
-            if gateways.contains(gateway) && over_ms >= watermark_ms {
+            let covered = |of: &GatewayPosition| of.gateway == *gateway && row.lsn <= of.lsn;
+            if gateways.iter().any(covered) && over_ms >= watermark_ms {
                 sids.entry((row.record.class, row.record.sid.clone())).or_default().push(row.record.seq);
             }
         }

@@ -1,7 +1,7 @@
 //! Raw rows, and what a lost Redis is rebuilt from.
 
 use proto::record::{Dropped, Record, RecordedEvent};
-use proto::uplink::{Remembered, VisitDimensions};
+use proto::uplink::{GatewayPosition, Remembered, VisitDimensions};
 use tokio::sync::mpsc;
 
 use super::super::{RawFrame, RawRow};
@@ -136,6 +136,9 @@ fn batches_stand_in_for_a_log_as_long_as_their_acceptance_may_not_be_over() {
         assert_eq!(remembered(&store, 3, "g1", end + 23 * HOUR_MS + 1).await, [long]);
         assert_eq!(remembered(&store, 3, "g1", end + 24 * HOUR_MS + 1).await, []);
         assert_eq!(remembered(&store, 4, "g1", end).await, [], "another shard");
+        let (first, second) = (remembered_up_to(&store, 3, "g1", 1, end), remembered_up_to(&store, 3, "g1", 2, end));
+        assert_eq!(first.await, [(0, sid(half, 1), vec![1])], "what no accepted flush covers is not counted");
+        assert_eq!(second.await, [(0, sid(half, 1), vec![1, 2])]);
         take(&store, newer).await;
         assert_eq!(remembered(&store, 3, "g1", end + 23 * HOUR_MS + 1).await, [], "what another log has since");
         store.close().await;
@@ -143,8 +146,20 @@ fn batches_stand_in_for_a_log_as_long_as_their_acceptance_may_not_be_over() {
 }
 
 async fn remembered(store: &Store, shard: u32, gateway: &str, watermark_ms: u64) -> Vec<(u32, Vec<u8>, Vec<u32>)> {
+    remembered_up_to(store, shard, gateway, u64::MAX, watermark_ms).await
+}
+
+async fn remembered_up_to(
+    store: &Store,
+    shard: u32,
+    gateway: &str,
+    lsn: u64,
+    watermark_ms: u64,
+) -> Vec<(u32, Vec<u8>, Vec<u32>)> {
     let (out, mut batches) = mpsc::channel(16);
-    store.remembered(shard, &[gateway.to_owned(), "another".to_owned()], watermark_ms, out).await.unwrap();
+    let position = |gateway: &str, lsn| GatewayPosition { gateway: gateway.to_owned(), lsn };
+    let gateways = [position(gateway, lsn), position("another", u64::MAX)];
+    store.remembered(shard, &gateways, watermark_ms, out).await.unwrap();
     let mut all = Vec::new();
     while let Some(Remembered { class, sid, mut seqs }) = batches.recv().await {
         seqs.sort_unstable();
