@@ -240,7 +240,7 @@ impl Applier {
     /// Applies what is committed, as long as this session lasts.
     async fn count(&mut self, session: &mut Session) -> Result<(), Lost> {
         loop {
-            if Instant::now() >= self.next_report && self.applied >= self.replayed_through {
+            if Instant::now() >= self.next_report {
                 self.report(session).await?;
             }
             if self.committed() == self.applied && !self.wait(session).await? {
@@ -410,7 +410,8 @@ impl Applier {
         self.applied = applied;
     }
 
-    /// Nothing that arrived before the mark is left to apply.
+    /// Nothing that arrived before the mark is left to apply. While the log is read again there is no new mark; but Redis would
+    /// fill up with outcomes if it did not hear which of them are logged.
     async fn report(&mut self, session: &mut Session) -> Result<(), Lost> {
         self.next_report = Instant::now() + REPORT_EVERY;
         let skew_ms = self.ingest.clock.follow(session.link.time_ms().await?);
@@ -418,7 +419,10 @@ impl Applier {
         self.ready.store(skew_ms <= SKEW_MAX_MS && !self.stop.is_cancelled(), Ordering::Relaxed);
         // The clock first: whatever is admitted after it was read is judged by a later time.
         let now_ms = self.ingest.clock.now_ms();
-        let mark_ms = self.ingest.in_flight.oldest_ms().map_or(now_ms, |oldest| oldest.min(now_ms));
+        let mark_ms = match self.applied >= self.replayed_through {
+            true => self.ingest.in_flight.oldest_ms().map_or(now_ms, |oldest| oldest.min(now_ms)),
+            false => 0,
+        };
         let memory = session.link.memory().await?;
         self.capacity.redis_memory(memory.used, memory.max);
         // What Redis hears is logged it forgets: it must survive this machine first.

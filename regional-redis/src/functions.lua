@@ -282,7 +282,7 @@ local function forget_outcomes(p, gw, logged)
 end
 
 -- watermark: shard, gateway, incarnation, epoch:run, mark ms, applied LSN, logged LSN -> OK, durable LSN. Nothing behind the
--- applied one arrived before mark; outcomes up to the logged one are in the gateway's own log.
+-- applied one arrived before mark; a mark of 0 says nothing new. Outcomes up to the logged one are in the gateway's own log.
 local function watermark(_, argv)
   local gw, lsn, logged = argv[2], tonumber(argv[6]), tonumber(argv[7])
   local p = '{' .. argv[1] .. '}:'
@@ -292,7 +292,7 @@ local function watermark(_, argv)
   if rebuilding(p) then return {'WAIT'} end
   local have = tonumber(redis.call('HGET', p .. 'a', gw) or 0)
   if have ~= lsn then return {'GAP', have} end                  -- an idle gateway learns of a rollback here
-  redis.call('HSET', p .. 'b', gw, argv[5] .. ':' .. argv[6])
+  if argv[5] ~= '0' then redis.call('HSET', p .. 'b', gw, argv[5] .. ':' .. argv[6]) end
   forget_outcomes(p, gw, logged)
   return {'OK', tonumber(redis.call('HGET', p .. 'k', gw) or 0)}
 end

@@ -91,8 +91,8 @@ impl Link {
         }
     }
 
-    /// Everything up to `applied` is applied, and nothing behind it arrived before `mark_ms`. Outcomes up to `logged` are
-    /// in the gateway's own log: Redis forgets them.
+    /// Everything up to `applied` is applied, and nothing behind it arrived before `mark_ms`; 0 leaves that at what was
+    /// reported last. Outcomes up to `logged` are in the gateway's own log: Redis forgets them.
     pub async fn watermark(
         &mut self,
         gateway: &str,

@@ -109,3 +109,16 @@ async fn outcomes_go_with_the_watermark_that_covers_them() {
     assert_eq!(gateway.watermark(&mut bench, NOON, 3).await, Reported::Done { durable: Lsn(0) });
     assert!(!bench.keys().await.contains(&"{0}:x:g".to_owned()));
 }
+
+#[tokio::test]
+async fn a_gateway_that_reads_its_log_again_keeps_its_mark_and_has_its_outcomes_forgotten() {
+    let mut bench = Bench::new().await;
+    let gateway = bench.gateway("g").await;
+    gateway.counts(&mut bench, &pageview(1, 7, NOON, "/")).await;
+    assert_eq!(gateway.watermark(&mut bench, NOON, 1).await, Reported::Done { durable: Lsn(0) });
+    gateway.counts(&mut bench, &pageview(2, 7, NOON, "/")).await;
+    assert_eq!(gateway.watermark(&mut bench, 0, 2).await, Reported::Done { durable: Lsn(0) });
+    assert_eq!(bench.link.unlogged("g").await.unwrap(), []);
+    let cut = bench.link.cut(&bench.leader, NOON).await.unwrap().unwrap();
+    assert_eq!(cut.watermark_ms, NOON);
+}
