@@ -206,6 +206,7 @@ impl OutcomeLog {
     pub fn trim(&mut self, first: Lsn) -> Result<(), LogError> {
         while self.files.len() > 1 && self.files[1].0 <= first {
             let (_, path) = self.files.remove(0);
+            self.cursor.take_if(|(at, ..)| *at == path); // what comes next begins the file behind it
             fs::remove_file(&path).map_err(io(&path))?;
         }
         Ok(())

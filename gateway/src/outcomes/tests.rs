@@ -78,6 +78,18 @@ fn damage_before_a_complete_entry_is_not_skipped() {
     assert!(OutcomeLog::open(folder.path(), Uuid::from_u128(8), Shard(0)).is_err(), "of another gateway");
 }
 
+#[test]
+fn reading_goes_on_behind_a_file_that_was_trimmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.append(&call(1, 0, 4)).unwrap();
+    log.file_bytes = 1;
+    log.append(&call(1, 4, 9)).unwrap();
+    assert_eq!(log.read(Lsn(1)).unwrap().last().unwrap().last, 4);
+    log.trim(Lsn(5)).unwrap();
+    assert_eq!(log.read(Lsn(5)).unwrap(), [call(1, 4, 9)]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append(u64),
