@@ -2,7 +2,7 @@
 # make test    installs what this machine lacks, and runs every test, the browser's included
 # make build   builds only (release)
 # make check   format, lints and documentation, all warnings denied
-# make torture CYCLES=200   kills, stops and starves a region of real processes under load; the table of docs/OPERATIONS.md
+# make torture CYCLES=200   kills, stops and starves a region of real processes under load, and prints a table
 # make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle
 # make bench   what an event costs the gateway, in CPU time
 #
@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test build check bench torture clean parts machine test-machine agent libchdb
+.PHONY: run test build check bench torture clean parts machine test-machine agent libchdb toxiproxy
 
 # Where rustup puts cargo, for shells that have not read its profile, and where Debian puts haproxy.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
@@ -28,7 +28,7 @@ build: parts libchdb
 	$(say) 'tideline: release build'
 	@cargo build --release --locked
 
-test: test-machine parts libchdb tests/browser/node_modules/.package-lock.json
+test: test-machine parts libchdb toxiproxy tests/browser/node_modules/.package-lock.json
 	$(say) 'tideline: build for the tests'
 	@cargo build --workspace --all-targets --locked
 	@scripts/test.sh
@@ -78,6 +78,9 @@ agent: machine
 
 libchdb:
 	@scripts/fetch-libchdb.sh
+
+toxiproxy: test-machine
+	@scripts/fetch-toxiproxy.sh >/dev/null
 
 dashboard_sources := $(shell find dashboard \( -name node_modules -o -name dist -o -name dev \) -prune -o -type f -print)
 

@@ -8,6 +8,7 @@ main() {
   debian_packages "$1"
   rust
   node
+  if [ "$1" = test ]; then go_toolchain; fi
 }
 
 fail() {
@@ -66,6 +67,12 @@ rust() {
     printf '==> Rust target %s\n' "$target"
     rustup target add --toolchain "$channel" "$target"
   fi
+}
+
+# Builds the proxy that makes the tests' networks bad.
+go_toolchain() {
+  PATH="$PATH:/usr/local/go/bin" command -v go >/dev/null ||
+    fail "there is no Go, which the tests of bad networks need: install 1.23 or newer from https://go.dev/dl"
 }
 
 # Of Vite, which builds the dashboard.

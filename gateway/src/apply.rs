@@ -161,7 +161,9 @@ impl Applier {
 
     /// Tells the door, and whoever asks whether this gateway is ready.
     fn counts(&self, counts: bool) {
-        self.ready.store(counts && !self.stop.is_cancelled(), Ordering::Relaxed);
+        // Where the log is enough, a balancer must not send pages elsewhere because Redis is away.
+        let serves = counts || self.capacity.policy() == WhenRedisIsAway::StoreAndForward;
+        self.ready.store(serves && !self.stop.is_cancelled(), Ordering::Relaxed);
         self.capacity.redis_counts(counts);
     }
 

@@ -102,6 +102,11 @@ impl Folder {
         self.write_id(Uuid::new_v4(), Some(self.id), false)
     }
 
+    /// It is a copy of a gateway that runs: a new gateway beside it.
+    pub fn become_another(&mut self) -> Result<(), FolderError> {
+        self.write_id(Uuid::new_v4(), None, false)
+    }
+
     /// Redis and central know that the replaced id is retired.
     pub fn has_retired(&mut self) -> Result<(), FolderError> {
         self.write_id(self.id, None, self.entered)
@@ -184,5 +189,8 @@ mod tests {
         assert_eq!((folder.id(), folder.retires(), folder.entered()), (id, None, true));
         folder.become_new().unwrap();
         assert!(!folder.entered(), "the new one has not entered");
+        let left = folder.id();
+        folder.become_another().unwrap();
+        assert_eq!((folder.id() == left, folder.retires(), folder.entered()), (false, None, false));
     }
 }

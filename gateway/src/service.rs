@@ -104,16 +104,27 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let (bound, listeners) = listen::bind(config.listen, cores)?;
     let admin = serve_admin(&config, bound, Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) }).await?;
 
-    let mut opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
+    let (mut opened, mut opened_as) = (Log::open(&folder.log(SHARD), folder.id(), SHARD)?, folder.id());
     let around = Surroundings { config: &config, dial, ingest: &ingest, metrics: &metrics, stop: &stop };
     let Some(mut entered) = enter(&around, &folder, &opened).await? else {
         return Ok(()); // stopped before Redis and central were there
     };
-    if entered.ahead {
-        folder.become_new()?;
-        tracing::warn!(id = %folder.id(), "the data folder is older than its id; it is a new gateway now");
-        opened = Log::open(&folder.log(SHARD), folder.id(), SHARD)?;
+    while entered.ahead {
+        let elsewhere = tokio::select! {
+            elsewhere = entered.session.runs_elsewhere(folder.id()) => elsewhere,
+            () = stop.cancelled() => return Ok(()),
+        };
         drop(entered);
+        match elsewhere {
+            // Its id is not given up: of two folders the one whose gateway runs is the newer.
+            Ok(true) => folder.become_another()?,
+            Ok(false) => folder.become_new()?,
+            Err(error) => tracing::warn!(%error, "redis lost; whether this gateway runs elsewhere is asked again"),
+        }
+        if opened_as != folder.id() {
+            tracing::warn!(id = %folder.id(), "the data folder is older than its id; it is a new gateway now");
+            (opened, opened_as) = (Log::open(&folder.log(SHARD), folder.id(), SHARD)?, folder.id());
+        }
         let Some(again) = enter(&around, &folder, &opened).await? else { return Ok(()) };
         entered = again;
     }

@@ -76,6 +76,13 @@ impl Link {
         }
     }
 
+    /// The incarnation of a gateway that registered last.
+    pub async fn incarnation(&mut self, gateway: &str) -> Result<Option<String>, LinkError> {
+        let mut read = redis::cmd("HGET");
+        read.arg(self.shard.key("i")).arg(gateway);
+        Ok(read.query_async(&mut self.connection).await?)
+    }
+
     /// Takes a gateway id out of the watermark, for ever. What it counted stays counted. False: not approved yet.
     pub async fn retire(&mut self, gateway: &str, approved: &str) -> Result<bool, LinkError> {
         if !self.is_of_this_process(approved) {

@@ -1,14 +1,18 @@
-//! Several gateways of one region: pages move between them, one freezes, all are replaced one after the other.
+//! Several gateways of one region: pages move between them, one freezes, one is copied, all are replaced one after the other.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use harness::audit;
+use harness::files::copy_folder;
 use harness::load::{Load, Plan};
 use harness::proxy::HaProxy;
-use harness::region::Region;
+use harness::region::{Region, Role};
 use rustix::process::Signal;
 
 const MORE_MAX: Duration = Duration::from_secs(60);
+/// What a gateway says whose folder is older than its id.
+const NEW_GATEWAY: &str = "it is a new gateway now";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pages_that_move_between_gateways_and_a_gateway_that_freezes_are_counted_once() {
@@ -33,6 +37,45 @@ async fn pages_that_move_between_gateways_and_a_gateway_that_freezes_are_counted
     }
     let sent = load.finish(MORE_MAX).await.unwrap();
     assert!(sent.reconnects >= 20, "the pages moved: {} times", sent.reconnects);
+    audit::exactly(&region, &sent).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_folder_that_runs_twice_exactly_one_counts_and_the_other_says_why() {
+    let mut region = Region::start(1).await;
+    let load = Load::start(Plan::default(), region.doors());
+    load.more(100, MORE_MAX).await.unwrap();
+    // Copied while it runs, lock file and all, as a snapshot of the disk would.
+    let mut copy = region.gateways[0].copy("copied");
+    copy_folder(&region.gateways[0].data, &copy.data);
+    copy.process.start();
+    load.point_at(vec![region.gateways[0].listen(), copy.listen()]);
+    // The copy is older than the id: it is a new gateway. Or it came first and the first one has to go. Never both under one id.
+    let asked = Instant::now();
+    let both = |region: &Region, copy: &Role| region.gateways[0].process.said() + &copy.process.said();
+    while region.gateways[0].process.runs() && copy.process.runs() && !both(&region, &copy).contains(NEW_GATEWAY) {
+        assert!(asked.elapsed() < MORE_MAX, "both count under one id\n{}", both(&region, &copy));
+        load.more(1, MORE_MAX).await.unwrap();
+    }
+    load.more(100, MORE_MAX).await.unwrap();
+    let one_left = !region.gateways[0].process.runs() || !copy.process.runs();
+    let words = both(&region, &copy);
+    let id = |data: &Path| std::fs::read_to_string(data.join("id")).unwrap().lines().next().unwrap().to_owned();
+    let two_ids = id(&region.gateways[0].data) != id(&copy.data);
+    assert!(one_left || two_ids, "both count under one id\n{words}");
+    if one_left {
+        assert!(
+            words.contains("was its data folder copied?") || words.contains("was the data folder copied?"),
+            "{words}"
+        );
+    } else {
+        assert!(words.contains(NEW_GATEWAY), "{words}");
+    }
+    // Whoever was sent away starts again: one owner of the folder is enough.
+    if !region.gateways[0].process.runs() {
+        load.point_at(vec![copy.listen()]);
+    }
+    let sent = load.finish(MORE_MAX).await.unwrap();
     audit::exactly(&region, &sent).await.unwrap();
 }
 

@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::sid::Sid;
 use regional_redis::apply::{BATCHES_MAX, Batch};
 use regional_redis::{Link, LinkError, Lsn, Rebuilding, Registered, Server, Shard};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::ApplyError;
@@ -15,6 +17,9 @@ use crate::ingest::Ingest;
 use crate::log::{LogError, Reader};
 use crate::outcomes::Decided;
 use crate::uplink::{Carried, Central};
+
+/// A gateway that runs learns within its next report that another one registered under its id, and registers again.
+const REGISTERS_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 /// The way into one shard's Redis.
 pub struct Entrance {
@@ -187,6 +192,20 @@ impl Session {
     /// Takes another gateway id out of the watermark.
     pub async fn retire(&mut self, gateway: Uuid) -> Result<bool, LinkError> {
         self.link.retire(&gateway.to_string(), &self.approved).await
+    }
+
+    /// Another process of this id took the registration back: this folder is a copy, and the gateway is not lost.
+    pub async fn runs_elsewhere(&mut self, gateway: Uuid) -> Result<bool, LinkError> {
+        let (gateway, until) = (gateway.to_string(), Instant::now() + REGISTERS_AGAIN_MAX);
+        while Instant::now() < until {
+            sleep(Duration::from_millis(100)).await;
+            match self.link.incarnation(&gateway).await? {
+                Some(incarnation) if incarnation == self.incarnation => {}
+                Some(_) => return Ok(true),
+                None => return Ok(false), // retired, or of a Redis that was lost meanwhile
+            }
+        }
+        Ok(false)
     }
 
     fn epoch(&self) -> Option<u64> {
