@@ -107,6 +107,7 @@ impl OutcomeLog {
             let file = File::options().create(true).truncate(true).read(true).write(true).open(&path);
             let file = file.map_err(io(&path))?;
             file::write_at(&file, &self.header, 0).map_err(io(&path))?;
+            file.sync_all().map_err(io(&path))?; // a file whose first page is lost and whose entries are there is damaged
             file::sync_folder(&self.folder).map_err(io(&self.folder))?;
             self.files.push((first, path));
             self.open = Some((file, HEADER_BYTES));
