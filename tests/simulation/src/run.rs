@@ -362,8 +362,14 @@ impl Simulation {
         let _ =
             std::fs::rename(&folder, self.folders.path().join(format!("lost-{number}-{}", self.world.elapsed_ms())));
         match (self.copies[number].take(), id) {
-            (Some(copy), _) => {
+            (Some(copy), id) => {
                 self.trace(&format!("gateway {number} has its folder from an older copy"));
+                // The copy may be of a gateway before this one, which then is lost and never comes back by itself.
+                let of_copy = std::fs::read_to_string(copy.join("id")).unwrap_or_default();
+                if let Some(lost) = id.filter(|id| !of_copy.starts_with(&id.to_string())) {
+                    self.trace(&format!("{lost} is retired"));
+                    self.books.retire(&lost);
+                }
                 let _ = std::fs::rename(copy, folder);
             }
             (None, Some(id)) => {

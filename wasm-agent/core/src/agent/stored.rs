@@ -20,7 +20,7 @@ impl Agent {
         self.outbox.adopt(batch, 1).map(drop)
     }
 
-    /// Takes over a batch that an earlier agent [stored](Command::Store) and this one alone may send now. `sent`: perhaps it
+    /// Takes over a batch that an earlier agent [stored](super::Command::Store) and this one alone may send now. `sent`: perhaps it
     /// was, so it keeps its number whatever a gateway answers. `NoRoom`: try again once something is settled.
     pub fn restore(&mut self, now_ms: u64, batch: &[u8], sent: bool) -> Result<(), NotAdopted> {
         self.observe(now_ms);
@@ -48,7 +48,7 @@ impl Agent {
         }
     }
 
-    /// Writes the oldest batch that is to be stored, as [`Command::Store`] says, and gives the length. [`poll`](Self::poll)
+    /// Writes the oldest batch that is to be stored, as [`Command::Store`](super::Command::Store) says, and gives the length. [`poll`](Self::poll)
     /// asks for the same; this is for a shell that has no time for anything else.
     pub fn store(&mut self, frame: &mut [u8; FRAME_BYTES]) -> Option<usize> {
         let entry = self.outbox.entries_mut().find(|entry| entry.state == State::Unstored)?;
@@ -58,7 +58,7 @@ impl Agent {
         frames::write_stored(frame, &replaces, &entry.number, self.outbox.body(&entry)).ok()
     }
 
-    /// What came of [storing](Command::Store) the batch of this number.
+    /// What came of [storing](super::Command::Store) the batch of this number.
     pub fn stored(&mut self, now_ms: u64, id: &BatchId, kept: Kept) {
         self.observe(now_ms);
         let Some(entry) = self.outbox.find(&id.sid, id.seq) else { return };
