@@ -8,7 +8,7 @@ target="${CARGO_TARGET_DIR:-target}"
 logs="$target/tests"
 export NO_COLOR=1 CI="${CI:-1}"
 # A runner that hangs is ended, and fails.
-limit_s=1800
+limit_s=2300
 
 main() {
   rm -rf "$logs" && mkdir -p "$logs"
