@@ -13,6 +13,7 @@ limit_s=2300
 main() {
   rm -rf "$logs" && mkdir -p "$logs"
   runner rust . cargo test --workspace --locked --no-fail-fast
+  runner newer-redis . scripts/test-newer-redis.sh
   runner agent wasm-agent npm test --silent
   runner dashboard dashboard npm test --silent
   [ ! -f tests/browser/package.json ] || runner browser tests/browser npm test --silent
