@@ -45,9 +45,9 @@ export const wrapCore = (exports) => {
       exports.adopt(batch.length);
     },
 
-    // Takes over a batch out of the store: 0 is to be tried again later, 2 is not to be had.
+    // Takes over a batch out of the store: 0 is to be tried again later, 2 is none.
     restore({ batch, sent }) {
-      if (batch.length > input.length) return 2;
+      if (!(batch?.length <= input.length)) return 2;
       input.set(batch);
       return exports.restore(Date.now(), batch.length, sent);
     },

@@ -3,18 +3,19 @@
 import { loadCore, wrapCore } from './core.js';
 import { startEarly } from './early.js';
 import { guarded } from './page.js';
-import { NUMBER_BYTES, eraseStore, openStore } from './store.js';
+import { IN_MEMORY, NUMBER_BYTES, STORED, UNSURE, eraseStore, openStore } from './store.js';
 
 const CONNECT = -1;
 const DISCONNECT = -2;
 const STOPPED = -3;
 const WAIT = -4;
 const STORE = 1 << 16;
+const NO_BATCH = 2;
 // Of the 64 KiB that all keepalive requests of a page may have in the air; the last batch may reach over it by 16.
 const KEEPALIVE_BYTES = 30_000;
 const REASON_OUTBOX_FULL = 64;
 const WITHOUT_CORE_FLUSH_MS = 500;
-const WITHOUT_CORE_RETRY_MS = 10_000;
+const RETRY_MS = 10_000; // of what goes without a core, and of what the store could not mark
 const TAKE_MS = 60_000; // says that this page lives, and looks for what others left
 
 // Delivers for `site` to the gateway at `base`, a URL that ends with a slash. `granted`: 'granted' if
@@ -26,8 +27,8 @@ export const startDelivery = (base, site, granted) => {
   let socket = null;
   let timer;
   let store = null;
+  let long = false; // new batches may be stored
   let spare = []; // out of the store, for a core that has no room yet
-  let online = false; // what is stored now is sent at once
 
   const hidden = () => document.visibilityState === 'hidden';
 
@@ -38,7 +39,7 @@ export const startDelivery = (base, site, granted) => {
     // Only a page that is seen opens a connection.
     while (core && (socket || !hidden())) {
       const command = core.poll();
-      if (command >= STORE) keep(core.written(command - STORE));
+      if (command >= STORE) keep(core.written(command - STORE + 1));
       else if (command > 0) send(core.written(command));
       else if (!command) forget();
       else if (command === CONNECT) connect();
@@ -54,22 +55,28 @@ export const startDelivery = (base, site, granted) => {
     }
   });
 
-  // What the store has to do, whether anything is sent or not.
-  const tidy = () => {
+  // What the store has to do, whether anything is sent or not. What a page that is not seen stores, it posts.
+  const tidy = (goes) => {
     if (!core) return;
     while (core.settled()) forget();
-    for (let bytes; (bytes = core.store()); ) keep(core.written(bytes));
-    while (spare.length && core.restore(spare[0])) spare.shift();
+    if (goes || hidden()) for (let bytes; (bytes = core.store()); ) keep(core.written(bytes + 1), goes);
+    for (let what; spare.length && (what = core.restore(spare[0])); ) {
+      const { number } = spare.shift();
+      if (what === NO_BATCH) store.delete(number);
+    }
   };
 
-  const keep = (bytes) => {
+  // A batch leaves once the core hears that it is stored; one that could not be marked is there and waits.
+  const keep = (bytes, goes) => {
     const number = bytes.slice(NUMBER_BYTES, 2 * NUMBER_BYTES);
     const kept = guarded((what) => {
+      if (what === UNSURE) return setTimeout(keep, RETRY_MS, bytes);
       core.stored(number, what);
       pump();
     });
-    if (store) store.put(bytes, online).then(kept);
-    else Promise.resolve(2).then(kept);
+    const what = store ? store.put(bytes, goes) : IN_MEMORY;
+    if (what === STORED) core.stored(number, what);
+    else Promise.resolve(what).then(kept);
   };
 
   const forget = () => store?.delete(core.written(NUMBER_BYTES));
@@ -79,8 +86,8 @@ export const startDelivery = (base, site, granted) => {
     // A page that nobody sees sends nothing, so it leaves to others what is free.
     from?.take(!hidden()).then((free) => {
       if (store !== from) return;
-      if (free) spare.push(...free);
-      else consent(false); // as if it had been denied: there is no store
+      spare.push(...(free || []));
+      setClass(!!free); // where nothing can be stored, what is there already still wants to be marked and deleted
       pump();
     });
   };
@@ -96,14 +103,19 @@ export const startDelivery = (base, site, granted) => {
       store = null;
       spare = [];
     }
-    core?.setClass(granted);
+    setClass(granted);
   });
+
+  const setClass = (is) => {
+    long = is;
+    if (early.seq === 1) early.long = long;
+    core?.setClass(long);
+  };
 
   const connect = () => {
     const failed = guarded(() => {
       if (socket !== opening) return;
       socket = null;
-      online = false;
       core.closed(0);
       if (!opening.answered) leave(false); // where no socket gets through, requests may
       pump();
@@ -116,18 +128,9 @@ export const startDelivery = (base, site, granted) => {
       opening.close = () => real.close();
       real.binaryType = 'arraybuffer';
       real.onopen = guarded(() => {
-        online = true;
-        const opened = guarded(() => {
-          if (socket !== opening) return;
-          core.opened();
-          pump();
-        });
-        const sendable = guarded((marked) => {
-          if (!marked) consent(false, true); // it would say that nothing was sent: better no store than that one
-          opened();
-        });
-        if (store) store.markSent().then(sendable);
-        else opened();
+        if (socket !== opening) return;
+        core.opened();
+        pump();
       });
       real.onmessage = guarded(({ data }) => {
         if (socket !== opening || !(data instanceof ArrayBuffer)) return;
@@ -146,7 +149,6 @@ export const startDelivery = (base, site, granted) => {
   const disconnect = () => {
     const left = socket;
     socket = null;
-    online = false;
     left?.close();
   };
 
@@ -168,24 +170,18 @@ export const startDelivery = (base, site, granted) => {
   // Sends everything without an answer, at once and by whatever way there is. The page may never run again; `goes` says that
   // it leaves the screen's tab too, where an open socket would keep it out of the back-forward cache.
   const leave = guarded((goes) => {
-    if (!core) {
-      postEarly();
-      return;
-    }
-    core.flush();
-    if (socket) pump();
-    const before = online;
-    online = true;
-    tidy();
-    store?.markSent();
-    online = before;
-    for (let left = KEEPALIVE_BYTES, bytes; left > 0 && (bytes = core.post()); left -= bytes) {
-      post(core.written(bytes), (answer) => receive(answer));
-    }
+    if (core) {
+      core.flush();
+      tidy(true);
+      if (socket) pump();
+      for (let left = KEEPALIVE_BYTES, bytes; left > 0 && (bytes = core.post()); left -= bytes) {
+        post(core.written(bytes), (answer) => receive(answer));
+      }
+    } else postEarly();
     if (goes) {
       clearTimeout(timer);
       disconnect();
-      core.closed(1);
+      core?.closed(1);
       spare = [];
       store?.leave();
     }
@@ -195,23 +191,28 @@ export const startDelivery = (base, site, granted) => {
     clearTimeout(timer);
     early.close();
     for (const entry of early.due()) {
+      const { batch, number } = entry;
+      if (early.long) store?.put(Uint8Array.of(...number, ...number, ...batch, 1), true);
       post(early.envelope(entry), (answer, status) => {
         if (core) return receive(answer);
         Object.assign(entry, { answer, status });
-        if (withoutCore) early.forget();
+        if (withoutCore) forgetEarly();
       });
     }
-    if (withoutCore && early.sent.length) timer = setTimeout(guarded(postEarly), WITHOUT_CORE_RETRY_MS);
+    if (withoutCore && early.sent.length) timer = setTimeout(guarded(postEarly), RETRY_MS);
+  };
+
+  const forgetEarly = () => {
+    for (const { number } of early.forget()) store?.delete(number);
   };
 
   // The core goes on where the encoder stopped: same sid, next number, nothing forgotten.
   const takeOver = (exports) => {
     const loaded = wrapCore(exports);
-    if (early.seq === 1) early.long = !!store;
     if (!loaded.start(early, site)) return;
     core = loaded;
     for (const { batch } of early.sent) core.adopt(batch);
-    core.setClass(!!store);
+    core.setClass(long);
     for (const event of early.queue) core.event(event);
     core.giveUp(REASON_OUTBOX_FULL, early.givenUp);
     for (const { answer } of early.sent) if (answer) receive(answer);
@@ -224,7 +225,7 @@ export const startDelivery = (base, site, granted) => {
       .then(takeOver)
       .catch(() => {
         withoutCore = true;
-        early.forget();
+        forgetEarly();
         postEarly();
       });
 

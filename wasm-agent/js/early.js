@@ -39,7 +39,8 @@ export const startEarly = (site, long) => {
     while (early.queue.length && roomy()) {
       if (early.seq > SEQ_MAX || Date.now() - early.stamp >= SID_ROTATES_MS) newSid();
       const { batch, taken } = encodeBatch(early);
-      early.sent.push({ batch, postedAt: 0, answer: null });
+      const number = Uint8Array.of(...sidBytes(early.stamp, early.random), 0, 0, early.seq >> 8, early.seq);
+      early.sent.push({ batch, number, postedAt: 0, answer: null });
       early.seq++;
       early.queue.splice(0, taken);
       early.givenUp = 0;
@@ -58,9 +59,13 @@ export const startEarly = (site, long) => {
     Uint8Array.from([...bytes(1, utf8(site)), ...uint(3, Date.now()), ...bytes(4, batch)]);
 
   // Without a core nobody reads answers. Their status says whether the batch is to come again, also where a proxy gives it.
+  // Gives those that are not to.
   early.forget = () => {
-    early.sent = early.sent.filter(({ answer, status }) => !answer || status >= 500 || status === TOO_MANY_REQUESTS);
+    const again = ({ answer, status }) => !answer || status >= 500 || status === TOO_MANY_REQUESTS;
+    const done = early.sent.filter((entry) => !again(entry));
+    early.sent = early.sent.filter(again);
     for (const entry of early.sent) entry.answer = null;
+    return done;
   };
   return early;
 };

@@ -8,8 +8,9 @@ const LEASE_MS = 180_000; // three renewals, which a hidden page may run once a 
 const BATCHES_MAX = 64; // of all pages, 16 KiB each at most
 const ANSWER_MS = 2_000; // a store that takes longer is none
 export const NUMBER_BYTES = 20;
-// What came of storing, for the core.
-const [ELSEWHERE, STORED, IN_MEMORY] = [0, 1, 2];
+// What came of storing, for the core. UNSURE is for the caller, to try again: the batch is there but does not say that it was
+// sent.
+export const [ELSEWHERE, STORED, IN_MEMORY, UNSURE] = [0, 1, 2, 3];
 
 const nameOf = (site) => 'tideline/' + site;
 
@@ -22,21 +23,29 @@ export const eraseStore = (site) => {
   }
 };
 
-// `revoked` is called when another page erases the store.
+// `revoked` is called when another page erases the store, or has while this one was in the back-forward cache.
 export const openStore = (site, revoked) => {
   let page;
   let database;
   let opening;
-  const unsent = new Map(); // ours that the store calls never sent
+  let opened; // before
+  let leased = 0; // when the store last said that this page lives
   let count = 0; // of all pages' batches, about
+  const known = new Map(); // numbers that this page has found there or stores, and whether that is done
 
   const open = () =>
     (opening ||= new Promise((resolve, reject) => {
       page = crypto.getRandomValues(new Uint32Array(4)).join();
       const request = indexedDB.open(nameOf(site));
-      request.onupgradeneeded = () => request.result.createObjectStore(OUTBOX);
+      request.onupgradeneeded = () => {
+        if (opened) {
+          request.transaction.abort(); // what was erased is not made anew
+          revoked();
+        } else request.result.createObjectStore(OUTBOX);
+      };
       request.onerror = request.onblocked = reject;
       request.onsuccess = () => {
+        opened = true;
         database = request.result;
         database.onversionchange = () => {
           close();
@@ -48,101 +57,117 @@ export const openStore = (site, revoked) => {
 
   const close = () => {
     database?.close(); // what is under way is still done
-    database = opening = null;
+    database = opening = page = null;
+    leased = 0;
   };
 
-  // Runs `work(outbox, answer)` in one transaction and gives its answer once that is done; `failed` where it is not.
-  const within = (work, failed) => {
-    const run = () =>
-      new Promise((resolve, reject) => {
-        const transaction = database.transaction(OUTBOX, 'readwrite');
+  // Runs `work(outbox, mine, answer)` in one transaction, which `ends` by hand where nothing can be called back any more, and
+  // gives its answer once that is done; `failed` where it is not, and then nothing of it will be.
+  const within = (work, failed, ends) =>
+    new Promise((resolve) => {
+      let transaction;
+      let over;
+      const fails = () => {
+        over = true;
+        try {
+          transaction?.abort();
+          resolve(failed);
+        } catch {
+          // It is done, or about to be.
+        }
+      };
+      const run = async () => {
+        if (!database) await open(); // at once if it is open: the page may be going
+        if (over) return;
+        transaction = database.transaction(OUTBOX, 'readwrite');
         let answer;
         transaction.oncomplete = () => resolve(answer);
-        transaction.onabort = reject;
-        work(transaction.objectStore(OUTBOX), (value) => (answer = value), transaction);
+        transaction.onabort = () => resolve(failed);
+        work(transaction.objectStore(OUTBOX), page, (value) => (answer = value));
+        if (ends) transaction.commit?.();
+      };
+      setTimeout(fails, ANSWER_MS);
+      run().catch(() => {
+        if (!database) opening = null; // another time
+        fails();
       });
-    const late = new Promise((resolve) => setTimeout(resolve, ANSWER_MS, failed));
-    const done = async () => (database || (await open()), run()); // at once if it is open: the page may be going
-    return Promise.race([done().catch(() => failed), late]);
-  };
+    });
 
   return {
-    // Says that this page lives and, if it `wants`, takes over what is free: [{ batch, sent }], or null where nothing can be
-    // stored.
+    // Says that this page lives and, if it `wants`, takes over what is free: [{ number, batch, sent }], or null where nothing
+    // can be stored.
     take: (wants) =>
-      within((outbox, answer) => {
+      within((outbox, mine, answer) => {
         const now = Date.now();
-        const living = [page];
+        const living = [mine];
         const free = [];
         count = 0;
-        outbox.put(now, page);
+        outbox.put(now, mine);
         outbox.openCursor().onsuccess = ({ target: { result: cursor } }) => {
-          if (!cursor) return answer(free);
+          if (!cursor) {
+            if (page === mine) leased = now;
+            return answer(free);
+          }
           const { key, value } = cursor; // the pages come first: a string sorts before bytes
           if (typeof key === 'string') {
             if (Math.abs(now - value) < LEASE_MS) living.push(key);
             else cursor.delete();
           } else if (++count && wants && !living.includes(value.page)) {
-            cursor.update({ ...value, page });
-            if (!value.sent) unsent.set(String(new Uint8Array(key)), { number: key, batch: value.batch });
-            free.push(value);
+            const number = new Uint8Array(key);
+            cursor.update({ ...value, page: mine });
+            known.set(String(number), true);
+            free.push({ ...value, number });
           }
           cursor.continue();
         };
       }, null),
 
-    // Stores what the core says.
-    put(bytes, sent) {
+    // Stores what the core says. What is there already is replaced in one step, and only if it is still this page's: a page
+    // that `goes` has no time to look, and as long as its lease holds no need. Gives what came of it, or a promise of that.
+    put(bytes, goes) {
       const replaced = bytes.slice(0, NUMBER_BYTES);
       const number = bytes.slice(NUMBER_BYTES, 2 * NUMBER_BYTES);
-      const batch = bytes.slice(2 * NUMBER_BYTES);
-      if (!sent) unsent.set(String(number), { number, batch });
-      if (String(replaced) === String(number)) {
-        if (count >= BATCHES_MAX) return Promise.resolve(IN_MEMORY);
+      const key = String(number);
+      const same = String(replaced) === key;
+      const fresh = same && !known.get(key);
+      const marks = goes && same && !fresh && Math.abs(Date.now() - leased) < LEASE_MS;
+      if (fresh && !known.has(key)) {
+        if (count >= BATCHES_MAX) return IN_MEMORY;
         count++;
-        return within((outbox, answer, transaction) => {
-          outbox.put({ page, sent, batch }, number);
-          answer(STORED);
-          transaction.commit?.(); // the page may be going, and then nothing is called any more
-        }, IN_MEMORY);
+        known.set(key, false);
       }
-      // Another number replaces the old one in one step, and only if this page still has it.
-      return within((outbox, answer) => {
-        outbox.get(replaced).onsuccess = ({ target: { result: old } }) => {
-          if (old?.page !== page) return answer(ELSEWHERE);
-          outbox.delete(replaced);
-          outbox.put({ page, sent, batch }, number);
-          answer(STORED);
-        };
-      }, ELSEWHERE);
+      const stored = within(
+        (outbox, mine, answer) => {
+          const write = () => {
+            outbox.put({ page: mine, sent: !!bytes[bytes.length - 1], batch: bytes.slice(2 * NUMBER_BYTES, -1) }, number);
+            answer(STORED);
+          };
+          if (fresh || marks) return write();
+          outbox.get(replaced).onsuccess = ({ target: { result: old } }) => {
+            if (old?.page !== mine) return answer(ELSEWHERE);
+            outbox.delete(replaced);
+            write();
+          };
+        },
+        fresh ? IN_MEMORY : same ? UNSURE : ELSEWHERE,
+        goes && (fresh || marks),
+      ).then((what) => {
+        if (what === STORED) known.set(key, true);
+        else if (fresh && known.delete(key)) count--;
+        return what;
+      });
+      return marks ? STORED : stored;
     },
 
     delete(number) {
-      count--;
-      unsent.delete(String(number));
+      if (known.delete(String(number))) count--;
       return within((outbox) => outbox.delete(number));
     },
 
-    // From now on nobody can know whether ours were sent. Gives whether the store says so too.
-    markSent() {
-      if (!unsent.size) return Promise.resolve(true);
-      const marked = [...unsent.values()];
-      unsent.clear();
-      return within((outbox, answer, transaction) => {
-        for (const { number, batch } of marked) outbox.put({ page, sent: true, batch }, number);
-        answer(true);
-        transaction.commit?.();
-      }, false);
-    },
-
-    // The page goes: the next one may have what is ours. It may come back, as another page.
+    // The page goes: the next one may have what is its own. It may come back, as another page.
     leave() {
       if (!database) return;
-      unsent.clear();
-      within((outbox, _, transaction) => {
-        outbox.delete(page);
-        transaction.commit?.();
-      });
+      within((outbox, mine) => outbox.delete(mine), null, true);
       close();
     },
 

@@ -30,6 +30,72 @@ const stored = (page) =>
     return values.map(({ sent, batch }) => ({ sent, bytes: batch.length }));
   });
 
+// Puts records into the store, from a page that does not run the agent: batches under their numbers, and pages that live.
+const seed = (page, records) =>
+  page.evaluate(async (all) => {
+    const done = (request) => new Promise((resolve, reject) => ((request.onsuccess = () => resolve(request.result)), (request.onerror = reject)));
+    const request = indexedDB.open('tideline/shop');
+    request.onupgradeneeded = () => request.result.createObjectStore('outbox');
+    const database = await done(request);
+    const outbox = database.transaction('outbox', 'readwrite').objectStore('outbox');
+    for (const [key, value] of all) {
+      if (typeof key === 'string') outbox.put(Date.now(), key);
+      else outbox.put({ ...value, batch: Uint8Array.from(value.batch) }, Uint8Array.from(key));
+    }
+    await done(outbox.count());
+    database.close();
+  }, records);
+
+// A batch of class long that only reports, and the page that may send it.
+const record = (seq, page) => {
+  const sid = [...Buffer.from(Date.now().toString(16).padStart(12, '0'), 'hex'), 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, 7];
+  const batch = [0x0a, 16, ...sid, 0x10, seq, 0x18, CLASS_LONG, 0x3a, 4, 0x08, 64, 0x10, 1];
+  return [[...sid, 0, 0, 0, seq], { page, sent: false, batch }];
+};
+
+// In the page, before the agent: sockets open once `connects()` is called, `stalls` keeps a search for what is free under
+// way, and with `failsMarks` nothing can be stored that says that it was sent.
+const tampered = () => {
+  const Socket = window.WebSocket;
+  const held = [];
+  window.WebSocket = function (url) {
+    const socket = { send: (frame) => socket.real.send(frame), close: () => socket.real?.close() };
+    const opens = () => {
+      socket.real = new Socket(url);
+      socket.real.binaryType = 'arraybuffer';
+      for (const name of ['onopen', 'onmessage', 'onclose']) socket.real[name] = (event) => socket[name]?.(event);
+    };
+    if (window.connected) opens();
+    else held.push(opens);
+    return socket;
+  };
+  window.connects = () => {
+    window.connected = true;
+    held.splice(0).forEach((opens) => opens());
+  };
+  const { put, openCursor } = IDBObjectStore.prototype;
+  IDBObjectStore.prototype.put = function (value, key) {
+    if (value.sent && window.failsMarks) throw new DOMException('no room', 'QuotaExceededError');
+    return put.call(this, value, key);
+  };
+  IDBObjectStore.prototype.openCursor = function () {
+    if (!window.stalls) return openCursor.call(this);
+    const again = () => (this.get('').onsuccess = () => window.stalls && again());
+    again();
+    return {};
+  };
+};
+
+// A page that runs the agent, tampered with, beside one that does not; `records` are in the store before.
+const beside = async ({ context, page, url }, records = []) => {
+  await page.goto(`${url}/blank`);
+  if (records.length) await seed(page, records);
+  const next = await context.newPage();
+  await next.addInitScript(tampered);
+  await next.goto(`${url}/next`);
+  return next;
+};
+
 const untilStored = async (page, count) => {
   for (const end = Date.now() + 10_000; (await stored(page))?.length !== count; await sleep(50)) {
     if (Date.now() > end) throw new Error(`${JSON.stringify(await stored(page))} stored instead of ${count}`);
@@ -212,3 +278,137 @@ test('a page that stores comes back out of the back-forward cache and sends noth
     await settles(() => gateway.names(), ['/first', '/second', '/first', 'Again']);
     await untilStored(page, 0);
   }));
+
+test('what was stored without a connection says that it was sent before it is', LIMITS, () =>
+  visit(browser, { ...granted, gateway: { acknowledges: false } }, async (story) => {
+    const { gateway, page } = story;
+    const next = await beside(story, [record(1, 'gone')]);
+    await untilStored(page, 2);
+    assert.ok((await stored(page)).every(({ sent }) => !sent));
+    await next.evaluate(() => connects());
+    await until(() => gateway.transmissions.length === 2);
+    assert.ok((await stored(page)).every(({ sent }) => sent));
+  }));
+
+test('so does what is found while a socket is open', LIMITS, () =>
+  visit(browser, { ...granted, gateway: { acknowledges: false } }, async (story) => {
+    const { gateway, page } = story;
+    const next = await beside(story);
+    await next.evaluate(() => connects());
+    await until(() => gateway.transmissions.length === 1);
+    await seed(page, [record(1, 'gone')]);
+    await next.evaluate(() => dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true })));
+    await until(() => gateway.transmissions.some(({ batch }) => !batch.events.length));
+    assert.ok((await stored(page)).every(({ sent }) => sent));
+  }));
+
+test('so does what is there already after the store was too slow once', LIMITS, () =>
+  visit(browser, { ...granted, gateway: { acknowledges: false } }, async (story) => {
+    const { gateway, page } = story;
+    const next = await beside(story);
+    await untilStored(page, 1);
+    await next.evaluate(() => {
+      window.stalls = true;
+      dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }));
+    });
+    await sleep(2_500);
+    await next.evaluate(() => {
+      window.stalls = false;
+      connects();
+    });
+    await until(() => gateway.transmissions.length);
+    await sleep(300);
+    assert.ok((await stored(page)).every(({ sent }) => sent));
+    gateway.acknowledges = true;
+    gateway.cut();
+    await untilStored(page, 0);
+  }));
+
+test('what the store cannot mark waits until it can, and nothing is erased', LIMITS, () =>
+  visit(browser, granted, async (story) => {
+    const { gateway, page } = story;
+    const next = await beside(story, [['other'], record(1, 'other'), record(2, 'gone')]);
+    await untilStored(page, 3);
+    await next.evaluate(() => {
+      window.failsMarks = true;
+      connects();
+    });
+    await until(() => gateway.hellos.length);
+    await sleep(1_000);
+    assert.deepEqual([gateway.transmissions.length, (await stored(page)).length], [0, 3]);
+    await next.evaluate(() => (window.failsMarks = false));
+    for (const end = Date.now() + 15_000; gateway.transmissions.length < 2 && Date.now() < end; ) await sleep(50);
+    assert.deepEqual(gateway.names(), ['/next']);
+    await untilStored(page, 1);
+  }));
+
+test('what another page has taken is neither sent nor written back', LIMITS, () =>
+  visit(browser, granted, async (story) => {
+    const { gateway, page } = story;
+    const [number, value] = record(1, 'gone');
+    const next = await beside(story, [['other'], [number, value]]);
+    await untilStored(page, 2);
+    await seed(page, [[number, { ...value, page: 'other' }]]);
+    await next.evaluate(() => connects());
+    await settles(() => gateway.transmissions.map(({ batch }) => batch.events.length), [1]);
+    assert.deepEqual((await stored(page)).map(({ sent }) => sent), [false]);
+  }));
+
+test('a full store takes no more, whatever becomes of what is in memory', LIMITS, () =>
+  visit(browser, granted, async (story) => {
+    const { gateway, page } = story;
+    const next = await beside(story, [['other'], ...Array.from({ length: 64 }, (_, place) => record(place + 1, 'other'))]);
+    await next.evaluate(() => connects());
+    await settles(() => gateway.names(), ['/next']);
+    gateway.acknowledges = false;
+    await next.evaluate(() => tideline('Unanswered'));
+    await settles(() => gateway.names(), ['/next', 'Unanswered']);
+    assert.equal((await stored(page)).length, 64);
+  }));
+
+test('what is no batch is deleted', LIMITS, () =>
+  visit(browser, granted, async (story) => {
+    const [number, value] = record(1, 'gone');
+    const next = await beside(story, [[number, { ...value, batch: [1, 2, 3] }]]);
+    await next.evaluate(() => connects());
+    await settles(() => story.gateway.names(), ['/next']);
+    await untilStored(story.page, 0);
+  }));
+
+test('what is sent before the core comes is on the device too', LIMITS, () =>
+  visit(browser, { ...granted, gateway: { fileDelay: 3_000, away: true } }, async (story) => {
+    const { gateway, context, page, url } = story;
+    await page.goto(`${url}/short`);
+    const blank = await leaveForGood(story);
+    assert.deepEqual((await stored(blank)).map(({ sent }) => sent), [true]);
+    gateway.away = false;
+    const next = await context.newPage();
+    await next.goto(`${url}/next`);
+    await settles(() => gateway.names().sort(), ['/next', '/short']);
+    await untilStored(blank, 0);
+  }));
+
+test('a page out of the back-forward cache stores nothing where another has denied it', LIMITS, () => {
+  const page = (path, gateway) => (path === '/second' ? html(gateway) : CONSENTS(path, gateway));
+  return visit(browser, { page }, async ({ gateway, page, url }) => {
+    await page.goto(`${url}/first`);
+    await settles(() => gateway.names(), ['/first']);
+    await page.evaluate(() => {
+      window.survived = true;
+      dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }));
+    });
+    await sleep(300); // Chromium drops a page whose connection is still being closed when the store is deleted
+    await page.goto(`${url}/second`);
+    await settles(() => gateway.names(), ['/first', '/second']);
+    await page.evaluate(() => tideline('consent', 'denied'));
+    for (const end = Date.now() + 5_000; (await page.evaluate(() => indexedDB.databases())).length; await sleep(20)) {
+      assert.ok(Date.now() < end, 'the store is still there');
+    }
+    gateway.acknowledges = false;
+    await page.goBack({ waitUntil: 'commit' });
+    assert.equal(await page.evaluate(() => window.survived), true, 'the page was kept');
+    await page.evaluate(() => tideline('Again'));
+    await until(() => gateway.names().includes('Again'));
+    assert.deepEqual(await page.evaluate(() => indexedDB.databases()), []);
+  });
+});

@@ -210,7 +210,7 @@ impl Agent {
 
     /// A batch that has its outcome, once for each. [`poll`](Self::poll) asks for the same.
     pub fn settled(&mut self) -> Option<Settled> {
-        self.outbox.take_settled()
+        self.outbox.take_settled(&mut self.given_up, self.steady_ms)
     }
 
     /// What to do next. Frames to send are written to `frame`.
@@ -226,7 +226,7 @@ impl Agent {
             self.connection.left(self.steady_ms);
             return if connected { Command::Disconnect } else { Command::Stopped };
         }
-        if let Some(bytes) = self.store(frame) {
+        if let Some(bytes) = self.store_if(frame, self.connection.is_up(), false) {
             return Command::Store(bytes);
         }
         if self.answer_at_ms().is_some_and(|at_ms| at_ms <= self.steady_ms) {
@@ -245,7 +245,7 @@ impl Agent {
         }
         if self.close_at_ms().is_some_and(|at_ms| at_ms <= self.steady_ms) {
             self.close();
-            if let Some(bytes) = self.store(frame) {
+            if let Some(bytes) = self.store_if(frame, self.connection.is_up(), false) {
                 return Command::Store(bytes);
             }
         }
@@ -263,12 +263,8 @@ impl Agent {
     pub fn post(&mut self, now_ms: u64, body: &mut [u8; FRAME_BYTES]) -> Option<usize> {
         self.observe(now_ms);
         let steady_ms = self.steady_ms;
-        let due = |entry: &Entry| {
-            // The page goes: what is not on the device yet leaves all the same, unless something else is there in its place.
-            let storing = matches!(entry.state, State::Unstored | State::Storing) && entry.stored.is_none();
-            (storing || matches!(entry.state, State::Waiting | State::InFlight { .. }))
-                && entry.posted_ms.is_none_or(|at_ms| at_ms + POST_AGAIN_MS <= steady_ms)
-        };
+        let due =
+            |entry: &Entry| entry.may_leave() && entry.posted_ms.is_none_or(|at_ms| at_ms + POST_AGAIN_MS <= steady_ms);
         if self.phase != Phase::Running {
             return None;
         }
@@ -368,7 +364,7 @@ impl Agent {
             return None;
         }
         let (steady_ms, region) = (self.steady_ms, self.region);
-        let entry = self.outbox.entries_mut().find(|entry| entry.state == State::Waiting)?;
+        let entry = self.outbox.entries_mut().find(|entry| entry.state == State::Waiting && entry.may_leave())?;
         let before = *entry;
         entry.state = State::InFlight { sent_ms: steady_ms };
         entry.transmissions += 1;
@@ -416,6 +412,7 @@ impl Agent {
                 entry.number = self.numbering.next(now_ms);
                 entry.renumbered += 1;
                 entry.transmissions = 0;
+                entry.marked = false;
                 entry.refusals = 0;
                 entry.regions_tried = Default::default();
                 entry.posted_ms = None;
@@ -429,8 +426,6 @@ impl Agent {
             | Reason::INVALID_SID
             | Reason::INVALID_SEQ => {
                 entry.state = State::Settled(Outcome::GivenUp(reject.reason));
-                let events = entry.events;
-                self.given_up.add(reject.reason, events, 1, steady_ms);
             }
             _ => {
                 entry.state = State::Waiting;
@@ -443,7 +438,6 @@ impl Agent {
         for entry in self.outbox.entries_mut() {
             if matches!(entry.state, State::Refused { until_ms } if until_ms <= self.steady_ms) {
                 entry.state = State::Settled(Outcome::GivenUp(Reason::EXPIRED_IN_DOUBT));
-                self.given_up.add(Reason::EXPIRED_IN_DOUBT, entry.events, 1, self.steady_ms);
             }
         }
     }

@@ -20,14 +20,15 @@ const _: () = assert!(FRAME_BYTES <= proto::limits::FRAME_BYTES_MAX);
 /// Where the batch begins in what is [to be stored](crate::Command::Store): behind two numbers.
 pub const STORED_AT: usize = 2 * NAME_BYTES;
 const NAME_BYTES: usize = 16 + 4;
-const _: () = assert!(STORED_AT + BATCH_BYTES_MAX <= FRAME_BYTES);
+const _: () = assert!(STORED_AT + BATCH_BYTES_MAX < FRAME_BYTES);
 
-/// Writes what is to be stored.
+/// Writes what is to be stored, and behind that, not counted, whether it may have been sent.
 pub(crate) fn write_stored(
     frame: &mut [u8],
     replaces: &BatchId,
     number: &Number,
     body: &[u8],
+    sent: bool,
 ) -> Result<usize, Overflow> {
     let mut writer = Writer::new(frame);
     for id in [replaces, &number.id] {
@@ -35,7 +36,9 @@ pub(crate) fn write_stored(
         writer.raw(&id.seq.to_be_bytes());
     }
     write_batch(&mut writer, number, body);
-    writer.finish()
+    let len = writer.position();
+    writer.raw(&[sent.into()]);
+    writer.finish().map(|_| len)
 }
 
 /// Writes ClientFrame{Hello}.
@@ -230,14 +233,14 @@ fn flush_interval_ms(config: &[u8]) -> Result<u32, Malformed> {
     Ok(Fields::read(config)?.numbers[1] as u32)
 }
 
-/// The fields of any message from a gateway by number, each the last of its kind: none has a higher one than 6.
-struct Fields<'f> {
-    numbers: [u64; 7],
+/// The fields of any message from a gateway, or of a report, by number, each the last of its kind: none has a higher one than 6.
+pub(crate) struct Fields<'f> {
+    pub(crate) numbers: [u64; 7],
     bytes: [&'f [u8]; 7],
 }
 
 impl<'f> Fields<'f> {
-    fn read(message: &'f [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn read(message: &'f [u8]) -> Result<Self, Malformed> {
         let mut fields = Self { numbers: [0; 7], bytes: [&[]; 7] };
         for field in Reader::new(message) {
             match field? {

@@ -1,6 +1,8 @@
 //! Events that will never be sent, and why: the next batch reports them.
 
-use proto::wire::{Writer, bytes_len, uint_len};
+use proto::wire::{Reader, Value, Writer, bytes_len, uint_len};
+
+use crate::frames::Fields;
 
 /// A number of `Reason` in agent.proto. A gateway may know reasons that this agent does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,6 +80,16 @@ impl GivenUp {
     /// When the oldest of the counts was made, by the steady clock.
     pub(crate) fn since_ms(&self) -> u64 {
         self.since_ms
+    }
+
+    /// The report in this batch's body will not arrive: what it says is to be said again.
+    pub(crate) fn take_back(&mut self, body: &[u8], steady_ms: u64) {
+        for field in Reader::new(body) {
+            let Ok((7, Value::Bytes(report))) = field else { continue };
+            if let Ok(Fields { numbers: [_, reason, events, batches, ..], .. }) = Fields::read(report) {
+                self.add(Reason(reason as u32), events as u32, batches as u32, steady_ms);
+            }
+        }
     }
 
     /// Writes the report into the batch whose writer this is; from then on the batch carries it.

@@ -73,6 +73,8 @@ pub(crate) struct Entry {
     pub(crate) number: Number,
     /// The number under which it is on the device, if it is.
     pub(crate) stored: Option<BatchId>,
+    /// There it says, or will once the shell has answered, that it may have been sent.
+    pub(crate) marked: bool,
     pub(crate) state: State,
     /// How often it left under this number.
     pub(crate) transmissions: u32,
@@ -93,6 +95,7 @@ impl Entry {
     const VACANT: Self = Self {
         number: Number { id: BatchId { sid: [0; 16], seq: 0 }, class: Class::Short },
         stored: None,
+        marked: false,
         state: State::Waiting,
         transmissions: 0,
         refusals: 0,
@@ -104,6 +107,19 @@ impl Entry {
         start: 0,
         len: 0,
     };
+
+    /// Whether it may leave: nobody who finds it on the device will take it for one that never did.
+    pub(crate) fn may_leave(&self) -> bool {
+        let unstored = self.stored.is_none();
+        match self.state {
+            State::Waiting => unstored || self.marked,
+            // The page goes: what is not on the device yet leaves all the same, unless something else is there in its place.
+            State::Unstored => unstored,
+            State::Storing => unstored && self.marked,
+            State::InFlight { .. } => true,
+            State::Refused { .. } | State::Settled(_) => false,
+        }
+    }
 }
 
 pub(crate) struct Outbox {
@@ -246,12 +262,16 @@ impl Outbox {
         }
     }
 
-    /// Cuts out the oldest batch that has an outcome.
-    pub(crate) fn take_settled(&mut self) -> Option<Settled> {
+    /// Cuts out the oldest batch that has an outcome. What is given up is to be reported, and so is what it was to report.
+    pub(crate) fn take_settled(&mut self, given_up: &mut GivenUp, steady_ms: u64) -> Option<Settled> {
         let (place, entry, outcome) = self.entries().enumerate().find_map(|(place, entry)| match entry.state {
             State::Settled(outcome) => Some((place, *entry, outcome)),
             _ => None,
         })?;
+        if let Outcome::GivenUp(reason) = outcome {
+            given_up.add(reason, entry.events, 1, steady_ms);
+            given_up.take_back(self.body(&entry), steady_ms);
+        }
         self.bytes.copy_within(entry.start + entry.len..self.closed_len + self.open.len(), entry.start);
         self.closed_len -= entry.len;
         self.entries.copy_within(place + 1..self.count, place);
@@ -263,7 +283,7 @@ impl Outbox {
             id: entry.number.id,
             first_event: entry.first_event,
             events: entry.events,
-            stored: entry.number.class == Class::Long,
+            stored: (entry.number.class == Class::Long || entry.stored.is_some()) && outcome != Outcome::Elsewhere,
             outcome,
         })
     }

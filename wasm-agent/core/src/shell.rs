@@ -26,7 +26,8 @@ pub enum Class {
 pub enum Kept {
     /// It is on the device.
     Stored,
-    /// It is not, and neither is what it replaces: it lives as long as this agent.
+    /// It is not, and neither is what it replaces: it lives as long as this agent. Where that is not sure, say nothing yet and
+    /// try again: the batch waits.
     InMemory,
     /// What it replaces is on the device still, or another agent has taken that over: this one may not send it.
     Elsewhere,
@@ -104,7 +105,9 @@ pub enum Command {
     Send(usize),
     /// Store what the first bytes of the frame say on the device, then say [`stored`](crate::Agent::stored): the number that
     /// the batch replaces there (sid, 16 bytes, and seq, 4 bytes, big endian; its own if it replaces none), its number in
-    /// the same form, then, from [`STORED_AT`](crate::STORED_AT), the batch. To replace is one step: both or none.
+    /// the same form, then, from [`STORED_AT`](crate::STORED_AT), the batch. The byte behind that, not counted, is 1 if the
+    /// batch may have been sent by the time that it is on the device; what is there already comes once more to say so. To
+    /// replace is one step: both or none.
     Store(usize),
     /// Close the connection, or stop opening it, and forget it: nothing that it still says may reach the agent.
     Disconnect,
@@ -125,7 +128,7 @@ pub struct Settled {
     pub first_event: EventNumber,
     /// How many events it holds; 0 if it only reported.
     pub events: u32,
-    /// It may be on the device, from where the shell is to delete it now.
+    /// It may be on the device, from where the shell is to delete it now. Not if it is [`Elsewhere`](Outcome::Elsewhere).
     pub stored: bool,
     /// What became of it.
     pub outcome: Outcome,

@@ -109,7 +109,8 @@ pub extern "C" fn set_class(now_ms: f64, class: u32) {
     page().agent.set_class(now_ms as u64, class_of(class));
 }
 
-/// Writes the next batch to be stored into the output, for a page that goes; 0 if there is none.
+/// Writes the next batch to be stored into the output, for a page that goes and posts it; 0 if there is none. The byte behind
+/// it is part of what `Command::Store` says.
 #[unsafe(no_mangle)]
 pub extern "C" fn store() -> usize {
     let Page { agent, output, .. } = page();

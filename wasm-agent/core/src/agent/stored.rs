@@ -27,6 +27,8 @@ impl Agent {
         let number = frames::read_batch(batch)?.number;
         if let Some(entry) = self.outbox.find(&number.id.sid, number.id.seq) {
             entry.transmissions = entry.transmissions.max(sent.into()); // this page has come back, and another was there
+            entry.stored = Some(number.id);
+            entry.marked |= sent;
             return Ok(());
         }
         if !self.outbox.has_room_for_stored(batch.len()) {
@@ -35,6 +37,7 @@ impl Agent {
         self.close();
         let entry = self.outbox.adopt(batch, u32::from(sent))?;
         entry.stored = Some(entry.number.id);
+        entry.marked = sent;
         entry.state = State::Waiting;
         Ok(())
     }
@@ -49,13 +52,25 @@ impl Agent {
     }
 
     /// Writes the oldest batch that is to be stored, as [`Command::Store`](super::Command::Store) says, and gives the length. [`poll`](Self::poll)
-    /// asks for the same; this is for a shell that has no time for anything else.
+    /// asks for the same; this is for a shell that has no time for anything else and [posts](Self::post) what there is.
     pub fn store(&mut self, frame: &mut [u8; FRAME_BYTES]) -> Option<usize> {
-        let entry = self.outbox.entries_mut().find(|entry| entry.state == State::Unstored)?;
+        self.store_if(frame, true, true)
+    }
+
+    /// The device says that a batch may have been sent before it is: what is there already is stored once more for that
+    /// once something `leaves`, and at once (`goes`) too what the shell has not answered for.
+    pub(super) fn store_if(&mut self, frame: &mut [u8; FRAME_BYTES], leaves: bool, goes: bool) -> Option<usize> {
+        let entry = self.outbox.entries_mut().find(|entry| match entry.state {
+            State::Unstored => true,
+            State::Storing => goes && !entry.marked && entry.stored.is_none(),
+            State::Waiting => leaves && !entry.marked && entry.stored.is_some(),
+            _ => false,
+        })?;
         entry.state = State::Storing;
+        entry.marked = leaves || entry.transmissions > 0;
         let entry = *entry;
         let replaces = entry.stored.unwrap_or(entry.number.id);
-        frames::write_stored(frame, &replaces, &entry.number, self.outbox.body(&entry)).ok()
+        frames::write_stored(frame, &replaces, &entry.number, self.outbox.body(&entry), entry.marked).ok()
     }
 
     /// What came of [storing](super::Command::Store) the batch of this number.
@@ -82,7 +97,6 @@ impl Agent {
                 let asked = entry.transmissions > entry.refusals;
                 let reason = if asked { Reason::EXPIRED_IN_DOUBT } else { Reason::EXPIRED };
                 entry.state = State::Settled(Outcome::GivenUp(reason));
-                self.given_up.add(reason, entry.events, 1, self.steady_ms);
             }
         }
     }

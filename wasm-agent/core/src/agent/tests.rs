@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use prost::Message as _;
@@ -28,8 +28,10 @@ struct Device {
     settled: Vec<Settled>,
     connects: usize,
     disconnects: usize,
-    /// What is on the device: the batch, and whether it may have been sent.
+    /// What is on the device, by number.
     disk: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// What may have been sent of that, as the device says.
+    marked: BTreeSet<Vec<u8>>,
     /// What comes of storing.
     keeps: Kept,
 }
@@ -49,8 +51,8 @@ impl Device {
             })
             .unwrap();
         let (sent, hellos, settled) = (Vec::new(), Vec::new(), Vec::new());
-        let disk = BTreeMap::new();
-        Self { agent, now_ms: NOW_MS, sent, hellos, settled, connects: 0, disconnects: 0, disk, keeps: Kept::Stored }
+        let (disk, marked, keeps) = (BTreeMap::new(), BTreeSet::new(), Kept::Stored);
+        Self { agent, now_ms: NOW_MS, sent, hellos, settled, connects: 0, disconnects: 0, disk, marked, keeps }
     }
 
     /// One that may store, connected.
@@ -68,24 +70,40 @@ impl Device {
         next.agent.start(&start).unwrap();
         next.now_ms = self.now_ms;
         next.disk = self.disk;
+        next.marked = if sent { next.disk.keys().cloned().collect() } else { BTreeSet::new() };
         for batch in next.disk.values() {
             next.agent.restore(next.now_ms, batch, sent).unwrap();
         }
         next
     }
 
+    /// Does [`Command::Store`]; `what` has the byte behind the batch.
     fn store(&mut self, what: &[u8]) {
-        let (replaces, rest) = what.split_at(STORED_AT / 2);
-        let (number, batch) = rest.split_at(STORED_AT / 2);
+        let number = &what[STORED_AT / 2..STORED_AT];
         if self.keeps == Kept::Stored {
-            self.disk.remove(replaces);
-            self.disk.insert(number.to_vec(), batch.to_vec());
+            self.write(what);
         }
-        let id = BatchId {
-            sid: number[..16].try_into().unwrap(),
-            seq: u32::from_be_bytes(number[16..].try_into().unwrap()),
-        };
-        self.agent.stored(self.now_ms, &id, self.keeps);
+        self.agent.stored(self.now_ms, &batch_id(number), self.keeps);
+    }
+
+    /// Does it without an answer.
+    fn write(&mut self, what: &[u8]) {
+        let (replaces, rest) = what.split_at(STORED_AT / 2);
+        let (number, rest) = rest.split_at(STORED_AT / 2);
+        let (&sent, batch) = rest.split_last().unwrap();
+        self.disk.remove(replaces);
+        self.marked.remove(replaces);
+        self.disk.insert(number.to_vec(), batch.to_vec());
+        if sent != 0 {
+            self.marked.insert(number.to_vec());
+        }
+    }
+
+    /// Whoever finds it on the device must not take it for one that was never sent.
+    fn leaves(&self, envelope: &wire::Envelope) {
+        let batch = decode(envelope);
+        let number = [&batch.sid[..], &batch.seq.to_be_bytes()].concat();
+        assert!(!self.disk.contains_key(&number) || self.marked.contains(&number), "sent before the device says so");
     }
 
     fn connected() -> Self {
@@ -104,11 +122,14 @@ impl Device {
                 Command::Connect => self.connects += 1,
                 Command::Send(len) => match wire::ClientFrame::decode(&frame[..len]).unwrap().frame.expect("a frame") {
                     Sent::Hello(hello) => self.hellos.push(hello),
-                    Sent::Batch(envelope) => self.sent.push(envelope),
+                    Sent::Batch(envelope) => {
+                        self.leaves(&envelope);
+                        self.sent.push(envelope);
+                    }
                     Sent::Bye(_) => panic!("nobody said bye"),
                 },
                 Command::Disconnect => self.disconnects += 1,
-                Command::Store(len) => self.store(&frame[..len]),
+                Command::Store(len) => self.store(&frame[..=len]),
                 Command::Settled(settled) => {
                     if settled.stored {
                         self.disk.remove(&[&settled.id.sid[..], &settled.id.seq.to_be_bytes()].concat());
@@ -186,10 +207,17 @@ impl Device {
         let mut body = [0; FRAME_BYTES];
         let mut posts = Vec::new();
         while let Some(len) = self.agent.post(self.now_ms, &mut body) {
-            posts.push(wire::Envelope::decode(&body[..len]).unwrap());
+            let envelope = wire::Envelope::decode(&body[..len]).unwrap();
+            self.leaves(&envelope);
+            posts.push(envelope);
         }
         posts
     }
+}
+
+fn batch_id(number: &[u8]) -> BatchId {
+    let (sid, seq) = number.split_at(16);
+    BatchId { sid: sid.try_into().unwrap(), seq: u32::from_be_bytes(seq.try_into().unwrap()) }
 }
 
 fn decode(envelope: &wire::Envelope) -> wire::Batch {
