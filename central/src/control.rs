@@ -38,6 +38,8 @@ pub struct Control {
 pub struct Published {
     /// By name.
     pub sites: BTreeMap<String, Site>,
+    /// Since when raw rows of a site come, Unix ms, 0 since its first event; sites that send none are not in it.
+    pub raw_since_ms: BTreeMap<String, u64>,
     /// By calendar date, YYYY-MM-DD.
     pub salts: BTreeMap<String, SaltKey>,
     /// Gateways that must not come back.
@@ -75,7 +77,11 @@ pub enum ControlError {
 }
 
 /// One file a version of the schema. Each ends by setting `user_version` to its own number.
-const SCHEMA: [&str; 2] = [include_str!("control/schema/001.sql"), include_str!("control/schema/002.sql")];
+const SCHEMA: [&str; 3] = [
+    include_str!("control/schema/001.sql"),
+    include_str!("control/schema/002.sql"),
+    include_str!("control/schema/003.sql"),
+];
 
 impl Control {
     /// Opens `control.sqlite` in the folder, makes or upgrades its tables, and reads what is published.
@@ -139,6 +145,7 @@ impl Control {
         let _one_at_a_time = self.publishing.lock().await;
         let published = Arc::new(Published {
             sites: self.read_sites().await?,
+            raw_since_ms: self.read_raw_since_ms().await?,
             salts: self.read_salts().await?,
             retired: self.read_retired().await?,
         });

@@ -66,6 +66,8 @@ pub struct Dashboard {
     pub public_url: String,
     /// A gateway as browsers reach it, without a slash at its end.
     pub gateway_url: String,
+    /// Held while an audit is made.
+    pub auditing: tokio::sync::Mutex<()>,
     /// Site → the minute of its first event, once there is one: it is asked for with every list of sites.
     pub first_events: Mutex<HashMap<String, u32>>,
 }

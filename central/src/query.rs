@@ -20,6 +20,8 @@ mod question;
 mod response;
 mod sql;
 
+use std::collections::BTreeSet;
+
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::Value;
 
@@ -58,8 +60,14 @@ pub enum QueryError {
     Store(#[from] StoreError),
 }
 
-/// Answers the body of `POST /api/v2/query` for a site, as of `now`.
-pub async fn answer(store: &Store, site: &SiteRef, body: &Value, now: Timestamp) -> Result<Value, QueryError> {
+/// Answers the body of `POST /api/v2/query` for a site, as of `now`. `retired`: gateways that nothing waits for.
+pub async fn answer(
+    store: &Store,
+    site: &SiteRef,
+    body: &Value,
+    retired: &BTreeSet<String>,
+    now: Timestamp,
+) -> Result<Value, QueryError> {
     let question = parse::question(body, &site.name)?;
     let timezone = TimeZone::get(&site.timezone).map_err(|_| {
         QueryError::Invalid(format!("the site's timezone {:?} is not an IANA timezone such as \"UTC\"", site.timezone))
@@ -89,7 +97,7 @@ pub async fn answer(store: &Store, site: &SiteRef, body: &Value, now: Timestamp)
         beside.total_rows = Some(total(&store.rows(sql::total(&site.name, &plan)).await?)?);
     }
     if plan.needs_raw() {
-        beside.raw = Some(freshness::of(store, &site.name, &plan.period).await?);
+        beside.raw = Some(freshness::of(store, &site.name, &plan.period, retired).await?);
     }
     Ok(response::build(&site.name, &plan, rows, beside))
 }

@@ -93,6 +93,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         api_key,
         public_url: public_url(config.public_url, &http),
         gateway_url: without_slash(config.gateway_url),
+        auditing: tokio::sync::Mutex::default(),
         first_events: Mutex::new(HashMap::new()),
     });
     let uplink_address = uplink.local_addr().unwrap_or(config.uplink);

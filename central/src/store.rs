@@ -21,7 +21,7 @@ mod statement;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -115,6 +115,15 @@ impl Accepted {
     }
 }
 
+/// What was accepted of everything, at one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AcceptedOfAll {
+    /// Of every shard of every region.
+    pub shards: BTreeMap<ShardId, Accepted>,
+    /// Stream (`src`) to the number of its last flush: rows of later ones are not accepted, or not yet.
+    pub flushes: BTreeMap<u16, u64>,
+}
+
 /// Sums of a site's ledger for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerSum {
@@ -205,13 +214,22 @@ impl Store {
     }
 
     /// Up to which LSN the raw rows of each (gateway, shard) are durable. Known again after a restart once the gateway has
-    /// sent a frame.
+    /// sent a frame, or somebody has looked for its rows.
     pub fn raw_positions(&self) -> BTreeMap<(String, u32), u64> {
         self.raw_positions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What was accepted of every shard of every region.
-    pub async fn accepted_of_all(&self) -> Result<BTreeMap<ShardId, Accepted>, StoreError> {
+    /// Keeps what was found in the tables of these, so that nobody has to look again; a frame that came meanwhile knows better.
+    pub(crate) fn keep_raw_positions(&self, found: impl IntoIterator<Item = ((String, u32), u64)>) {
+        let mut positions = self.raw_positions.lock().unwrap_or_else(PoisonError::into_inner);
+        for (of, lsn) in found {
+            let known = positions.entry(of).or_default();
+            *known = lsn.max(*known);
+        }
+    }
+
+    /// What was accepted of every shard of every region. Visits of all these flushes are in their table.
+    pub async fn accepted_of_all(&self) -> Result<AcceptedOfAll, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.command(Command::AcceptedOfAll { answer }).await?;
         answered.await.map_err(|_| StoreError::Closed)?

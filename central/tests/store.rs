@@ -81,7 +81,8 @@ async fn visits_and_their_pageviews(store: &Store) -> serde_json::Value {
         "site_id": SITE, "metrics": ["visits", "pageviews"], "date_range": ["1970-01-01", "1970-01-02"],
         "filters": [["is", "visit:source", [""]]]
     });
-    let answer = central::query::answer(store, &site, &body, jiff::Timestamp::UNIX_EPOCH).await.unwrap();
+    let answer =
+        central::query::answer(store, &site, &body, &Default::default(), jiff::Timestamp::UNIX_EPOCH).await.unwrap();
     answer["results"][0]["metrics"].clone()
 }
 

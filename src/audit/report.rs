@@ -11,14 +11,14 @@ pub struct Report {
     from: String,
     to: String,
     pub state: State,
-    /// Why the site is skipped.
-    reason: Option<String>,
-    #[serde(default)]
+    /// The first day whose raw rows are compared.
+    raw_from: Option<String>,
     waiting: Vec<Waiting>,
-    #[serde(default)]
+    /// Checks whose figures flushes moved at each look.
+    moving: Vec<String>,
     difference: u64,
     first_difference: Option<Difference>,
-    #[serde(default)]
+    split_visits: u64,
     checks: Vec<Check>,
 }
 
@@ -27,10 +27,8 @@ pub struct Report {
 pub enum State {
     Clean,
     Different,
-    /// Raw rows are on their way.
+    /// Raw rows are on their way, or counts moved.
     Waiting,
-    /// The site keeps no raw rows.
-    Skipped,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,11 +70,25 @@ struct Day {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { site_id, from, to, .. } = self;
-        if self.state == State::Skipped {
-            return write!(f, "site {site_id} is skipped: {}", self.reason.as_deref().unwrap_or("no reason given"));
-        }
         writeln!(f, "site {site_id}, {from} to {to} (UTC), as far as accepted flushes reach\n")?;
         writeln!(f, "{}\n", table(&self.checks.iter().flat_map(Check::rows).collect::<Vec<_>>()))?;
+        match &self.raw_from {
+            None => writeln!(f, "raw rows are not compared: the site keeps none of these days")?,
+            Some(day) if day != from => {
+                writeln!(f, "raw rows are compared from {day} on: the site keeps none of the days before")?
+            }
+            Some(_) => {}
+        }
+        if self.split_visits > 0 {
+            let visits = self.split_visits;
+            writeln!(
+                f,
+                "{visits} split visits, which are no difference: events that came late lie between two visits"
+            )?;
+        }
+        for check in &self.moving {
+            writeln!(f, "it moved at each look: {check}")?;
+        }
         for Waiting { gateway, shard, accepted, raw } in &self.waiting {
             writeln!(
                 f,
@@ -175,7 +187,7 @@ mod tests {
             "key": "/a", "figures": ["pageviews"], "left": [5], "right": [right]});
         serde_json::from_value(json!({
             "site_id": "shop", "from": "2026-11-22", "to": "2026-11-22", "timezone": "UTC", "state": state,
-            "waiting": [], "difference": u64::from(right != 5),
+            "raw_from": "2026-11-22", "waiting": [], "moving": [], "split_visits": 0, "difference": u64::from(right != 5),
             "first_difference": if right == 5 { Value::Null } else { first },
             "checks": [{"check": "pages", "between": ["rollups", "events"], "figures": ["pageviews"], "days": [day]}],
         }))
@@ -202,5 +214,27 @@ mod tests {
         waiting.waiting.push(Waiting { gateway: "g".into(), shard: 0, accepted: 9, raw: 7 });
         let text = waiting.to_string();
         assert!(text.contains("records 8 to 9") && text.contains("not everything is there yet"), "{text}");
+        let mut moving = report("waiting", 4);
+        moving.moving.push("pages".into());
+        let text = moving.to_string();
+        assert!(text.contains("it moved at each look: pages") && text.contains("not everything"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_compared_is_said() {
+        let mut without = report("clean", 5);
+        assert!(!without.to_string().contains("raw rows"), "{without}");
+        without.raw_from = None;
+        assert!(without.to_string().contains("raw rows are not compared"), "{without}");
+        without.raw_from = Some("2026-11-23".into());
+        assert!(without.to_string().contains("compared from 2026-11-23 on"), "{without}");
+    }
+
+    #[test]
+    fn split_visits_are_told_and_are_no_difference() {
+        let mut split = report("clean", 5);
+        split.split_visits = 2;
+        let text = split.to_string();
+        assert!(text.contains("2 split visits") && text.ends_with("difference 0"), "{text}");
     }
 }

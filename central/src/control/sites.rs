@@ -67,6 +67,8 @@ pub enum SiteError {
 
 const NAME_CHARACTERS_MAX: usize = 100;
 const ORIGINS_MAX: usize = 100;
+/// Gateways hear of a change at once, and those that miss it within the hour (`uplink/gateway.rs`).
+const TOLD_WITHIN_MS: u64 = 60 * 60 * 1000;
 
 impl Site {
     /// Checks every part and brings the origins into a browser's form.
@@ -98,12 +100,20 @@ fn browser_form(origin: &str) -> Result<String, SiteError> {
 }
 
 impl Control {
+    /// From when on every batch of a site that arrives has its raw row, Unix ms; 0 is from its first event on, `None` is not now.
+    pub fn raw_whole_from_ms(&self, name: &str) -> Option<u64> {
+        let since_ms = self.published.borrow().raw_since_ms.get(name).copied()?;
+        Some(if since_ms == 0 { 0 } else { since_ms.saturating_add(TOLD_WITHIN_MS) })
+    }
+
     /// Makes the site, or gives the one of its name all that can change; gateways are told at once.
     pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<(), ControlError> {
         sqlx::query(
-            "INSERT INTO sites (name, timezone, origins, created_ms, raw) VALUES (?, ?, ?, ?, ?)
+            "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END)
              ON CONFLICT (name) DO UPDATE
-             SET timezone = excluded.timezone, origins = excluded.origins, raw = excluded.raw",
+             SET timezone = excluded.timezone, origins = excluded.origins, raw = excluded.raw,
+                 raw_since_ms = CASE WHEN excluded.raw = 'none' THEN NULL WHEN raw = 'central' THEN raw_since_ms ELSE ?4 END",
         )
         .bind(&site.name)
         .bind(&site.timezone)
@@ -126,6 +136,14 @@ impl Control {
                 Ok((name.clone(), Site { name, origins, timezone, raw }))
             })
             .collect()
+    }
+
+    pub(super) async fn read_raw_since_ms(&self) -> Result<BTreeMap<String, u64>, ControlError> {
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT name, raw_since_ms FROM sites WHERE raw_since_ms IS NOT NULL")
+                .fetch_all(&self.pool)
+                .await?;
+        rows.into_iter().map(|(name, since_ms)| Ok((name, super::read(since_ms)?))).collect()
     }
 }
 

@@ -121,6 +121,27 @@ async fn a_changed_site_is_published_and_kept() {
     assert_eq!(reopened.site("shop"), Some(site("https://b.example")));
 }
 
+#[tokio::test]
+async fn raw_rows_are_whole_from_an_hour_after_a_site_wanted_them_again() {
+    let (folder, control) = control().await;
+    let put = async |raw, now| {
+        let mut site = Site::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
+        site.raw = raw;
+        control.put_site(&site, at(now)).await.unwrap();
+        control.raw_whole_from_ms("shop")
+    };
+    use sites::Raw::{Central, None as Nowhere};
+    let hour_after_noon = (noon() + SignedDuration::from_hours(1)).as_millisecond() as u64;
+    assert_eq!(put(Central, "2026-11-20T12:00:00Z").await, Some(0), "from its first event on");
+    assert_eq!(put(Central, "2026-11-21T12:00:00Z").await, Some(0));
+    assert_eq!(put(Nowhere, "2026-11-21T12:00:00Z").await, None);
+    assert_eq!(put(Central, "2026-11-22T12:00:00Z").await, Some(hour_after_noon));
+    assert_eq!(put(Central, "2026-11-23T12:00:00Z").await, Some(hour_after_noon));
+    control.close().await;
+    let reopened = Control::open(folder.path()).await.unwrap();
+    assert_eq!(reopened.raw_whole_from_ms("shop"), Some(hour_after_noon));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_sites_made_at_once_none_is_missing_from_what_is_published() {
     const AT_ONCE: usize = 8;
@@ -266,7 +287,7 @@ async fn a_file_of_a_later_version_is_left_alone() {
     sqlx::query("PRAGMA user_version = 99").execute(&control.pool).await.unwrap();
     control.close().await;
     let error = Control::open(folder.path()).await.unwrap_err();
-    assert!(matches!(error, ControlError::Newer { found: 99, known: 2 }), "{error}");
+    assert!(matches!(error, ControlError::Newer { found: 99, known: 3 }), "{error}");
 }
 
 #[tokio::test]
@@ -284,6 +305,8 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     assert!(control.site("shop").is_some());
     let raw: String = sqlx::query_scalar("SELECT raw FROM sites").fetch_one(&control.pool).await.unwrap();
     assert_eq!(raw, "central");
+    let since = control.raw_whole_from_ms("shop").unwrap();
+    assert!(since > noon().as_millisecond() as u64 / 2, "it has events from before raw rows: {since}");
     let entered: i64 = sqlx::query_scalar("SELECT entered_ms FROM gateways").fetch_one(&control.pool).await.unwrap();
     assert_eq!(entered, 7, "an older version registered in Redis what it registered here");
 }

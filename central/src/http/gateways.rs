@@ -23,7 +23,7 @@ use crate::{
 /// shards: [{gateway, shard, accepted, raw}]}]}`; `accepted` and `raw` are the last records of its log that flushes and raw rows have brought up.
 pub async fn list(State(dashboard): State<Arc<Dashboard>>, Caller(principal): Caller) -> Result<Json<Value>, Problem> {
     check(&principal)?;
-    let positions = audit::positions(&dashboard.store, &BTreeSet::new()).await?;
+    let positions = audit::reach(&dashboard.store, &BTreeSet::new()).await?.positions;
     let arrivals = audit::last_arrivals(&dashboard.store).await?;
     let gateways = dashboard.control.all_gateways().await?;
     let text = |at: Timestamp| at.to_string();
@@ -70,7 +70,7 @@ pub async fn retire(
 /// What its log held, as far as it told, that is not with central.
 async fn warnings(dashboard: &Dashboard, region: &str, id: &str) -> Result<Vec<String>, Problem> {
     let mut warnings = Vec::new();
-    let positions = audit::positions(&dashboard.store, &BTreeSet::new()).await?;
+    let positions = audit::reach(&dashboard.store, &BTreeSet::new()).await?.positions;
     let positions: Vec<_> = positions.into_iter().filter(|position| position.gateway == id).collect();
     for position in positions.iter().filter(|position| position.raw < position.accepted) {
         let (first, last) = (position.raw + 1, position.accepted);

@@ -11,10 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Dashboard, Problem, access::Caller, stats::find_site};
-use crate::{
-    control::sites::Raw,
-    query::{days::Days, ledger},
-};
+use crate::query::{days::Days, ledger};
 
 /// A site over days, both included, UTC: `?site_id=S&from=2026-11-20&to=2026-11-22`. Without `to` until today, without
 /// `from` 30 days.
@@ -40,5 +37,6 @@ pub async fn ledger(
 ) -> Result<Json<Value>, Problem> {
     let site = find_site(&dashboard, &principal, &over.site_id)?;
     let now = Timestamp::now();
-    Ok(Json(ledger::answer(&dashboard.store, &site.name, site.raw == Raw::Central, over.days(now)?, now).await?))
+    let raw_from_ms = dashboard.control.raw_whole_from_ms(&site.name);
+    Ok(Json(ledger::answer(&dashboard.store, &site.name, raw_from_ms, over.days(now)?, now).await?))
 }

@@ -40,7 +40,8 @@ pub async fn query(
     };
     let site = find_site(&dashboard, &principal, name)?;
     let site = SiteRef { name: site.name, timezone: site.timezone, raw: site.raw == Raw::Central };
-    let answer = query::answer(&dashboard.store, &site, &body, Timestamp::now());
+    let published = dashboard.control.published().borrow().clone();
+    let answer = query::answer(&dashboard.store, &site, &body, &published.retired, Timestamp::now());
     match timeout(REPORT_TIMEOUT, answer).await {
         Ok(answer) => Ok(Json(answer?)),
         Err(_) => Err(Problem::new(

@@ -30,9 +30,16 @@ impl Days {
         Ok(Self { first, last })
     }
 
-    /// First and last day, as dates.
-    pub fn texts(self) -> (String, String) {
-        (Self::text(self.first), Self::text(self.last))
+    /// Those of them that begin at this instant, Unix ms, or later.
+    pub(super) fn beginning_from(self, from_ms: u64) -> Option<Self> {
+        let first = u32::try_from(from_ms.div_ceil(DAY_S * 1000)).unwrap_or(u32::MAX).max(self.first);
+        (first <= self.last).then_some(Self { first, last: self.last })
+    }
+
+    /// One after the other, at most this many together.
+    pub(super) fn slices(self, days_max: u32) -> impl Iterator<Item = Self> {
+        let slice = move |first: u32| Self { first, last: self.last.min(first.saturating_add(days_max - 1)) };
+        (self.first..=self.last).step_by(days_max as usize).map(slice)
     }
 
     /// Unix seconds of the first instant.
@@ -80,5 +87,22 @@ mod tests {
             assert!(days(wrong.0, wrong.1).is_err(), "{wrong:?}");
         }
         assert!(days(None, Some("2106-02-07")).is_err());
+    }
+
+    #[test]
+    fn slices_are_all_days_once() {
+        let days = Days { first: 10, last: 20 };
+        let slices: Vec<_> = days.slices(7).map(|slice| (slice.first, slice.last)).collect();
+        assert_eq!(slices, [(10, 16), (17, 20)]);
+        let one = Days { first: 10, last: 10 };
+        assert_eq!(one.slices(7).collect::<Vec<_>>(), [one]);
+    }
+
+    #[test]
+    fn only_whole_days_begin_later() {
+        let days = Days { first: 10, last: 12 };
+        let first = |from_ms| days.beginning_from(from_ms).map(|days| days.first);
+        assert_eq!((first(0), first(11 * DAY_S * 1000), first(11 * DAY_S * 1000 + 1)), (Some(10), Some(11), Some(12)));
+        assert_eq!((first(12 * DAY_S * 1000 + 1), first(u64::MAX)), (None, None));
     }
 }

@@ -17,7 +17,8 @@ use reasons::Kind;
 
 /// Said with every figure of completeness.
 const COMPLETENESS: &str = "counted / (sent + missing + given up), in events: a missing batch counts as the average \
-    batch of the period. What a page never numbered and never reported, because it was closed without a network, is unknown \
+    batch of the period. A batch that its page gave up may also be missing in the numbering, and then counts twice: the figure \
+    may be lower than the truth for it, never higher. What a page never numbered and never reported, because it was closed without a network, is unknown \
     to everyone and not in it";
 
 /// What happened to the events of one day, or of all days.
@@ -43,18 +44,24 @@ struct Missing {
     awaited: u64,
 }
 
-/// The ledger of a site over days of arrival, UTC. `raw`: whether central keeps the site's batches, without which nobody
-/// knows of missing ones.
+/// The ledger of a site over days of arrival, UTC. `raw_from_ms`: from when on central has all of the site's batches, without
+/// which nobody knows of missing ones.
 ///
 /// Answers `{site_id, from, to, timezone, sent, counted, batches, dropped: {events, reasons}, duplicates,
 /// given_up: {events, batches, reasons}, missing: {batches, awaited, events_estimated} or null, completeness (percent, null
 /// without events), completeness_definition, days: [{day, sent, counted, batches, dropped, duplicates, given_up}]}`; a reason
 /// is `{reason, events, what, advice}`.
-pub async fn answer(store: &Store, site: &str, raw: bool, days: Days, now: Timestamp) -> Result<Value, QueryError> {
+pub async fn answer(
+    store: &Store,
+    site: &str,
+    raw_from_ms: Option<u64>,
+    days: Days,
+    now: Timestamp,
+) -> Result<Value, QueryError> {
     let by_day = read(store, site, days).await?;
-    let missing = match raw {
-        true => Some(missing(store, site, days, now).await?),
-        false => None,
+    let missing = match raw_from_ms {
+        Some(from_ms) => Some(missing(store, site, from_ms, days, now).await?),
+        None => None,
     };
     let mut all = Sums::default();
     for sums in by_day.values() {
@@ -80,8 +87,9 @@ async fn read(store: &Store, site: &str, days: Days) -> Result<BTreeMap<u32, Sum
     Ok(by_day)
 }
 
-/// Holes below the highest number of each stream that began on these days.
-async fn missing(store: &Store, site: &str, days: Days, now: Timestamp) -> Result<Missing, StoreError> {
+/// Holes below the highest number of each stream that began on these days, and not before raw rows came.
+async fn missing(store: &Store, site: &str, from_ms: u64, days: Days, now: Timestamp) -> Result<Missing, StoreError> {
+    let start_s = days.start().max(from_ms.div_ceil(1000)).min(u32::MAX.into());
     let now_s = u64::try_from(now.as_second()).unwrap_or(0);
     let [short_s, long_s] = [ACCEPT_SHORT_MS, ACCEPT_LONG_MS].map(|accept| (SID_ROTATES_MS + accept) / 1000);
     let mut statement = Statement::new(&format!(
@@ -89,7 +97,7 @@ async fn missing(store: &Store, site: &str, days: Days, now: Timestamp) -> Resul
          intDiv(toUInt32(any(stamp)), 3600) * 3600 + if(any(class) = 0, {short_s}, {long_s}) >= {now_s} AS open"
     ));
     statement.push(&format!(" FROM {} WHERE site = ", table::BATCHES)).bind(site);
-    statement.push(&format!(" AND stamp >= {} AND stamp < {} GROUP BY sid)", days.start(), days.end()));
+    statement.push(&format!(" AND stamp >= {start_s} AND stamp < {} GROUP BY sid)", days.end()));
     let rows = store.rows(statement).await?;
     rows.first()
         .map_or(Ok(Missing::default()), |row| Ok(Missing { awaited: number(row, 0)?, batches: number(row, 1)? }))
@@ -139,8 +147,6 @@ impl Sums {
 
 fn shape(site: &str, days: Days, by_day: &BTreeMap<u32, Sums>, all: &Sums, missing: Option<Missing>) -> Value {
     let given_up_batches: u64 = all.given_up.values().map(|(_, batches)| batches).sum();
-    // A numbered batch that its agent gave up is a hole, and is accounted for.
-    let missing = missing.map(|of| Missing { batches: of.batches.saturating_sub(given_up_batches), ..of });
     let missing_events = missing.map_or(0, |of| match all.batches {
         0 => 0,
         batches => (u128::from(of.batches) * u128::from(all.sent())).div_ceil(u128::from(batches)) as u64,

@@ -6,7 +6,7 @@ use proto::uplink::GatewayPosition;
 
 use crate::control::shards::ShardId;
 
-use super::{Accepted, Flush, StoreError};
+use super::{Accepted, AcceptedOfAll, Flush, StoreError};
 
 /// The flushes of all shards. An epoch's flushes are 0, 1, 2, …; a new epoch starts over.
 #[derive(Default)]
@@ -113,8 +113,12 @@ impl Manifest {
         self.shards.get(&(region.to_owned(), shard)).map(|shard| shard.accepted.clone()).unwrap_or_default()
     }
 
-    pub(super) fn accepted_of_all(&self) -> BTreeMap<ShardId, Accepted> {
+    pub(super) fn accepted_of_all(&self) -> AcceptedOfAll {
         let id = |(region, shard): &(String, u32)| ShardId { region: region.clone(), shard: *shard };
-        self.shards.iter().map(|(key, shard)| (id(key), shard.accepted.clone())).collect()
+        let streams = self.shards.values().flat_map(|shard| shard.epochs.values());
+        AcceptedOfAll {
+            shards: self.shards.iter().map(|(key, shard)| (id(key), shard.accepted.clone())).collect(),
+            flushes: streams.filter_map(|stream| Some((stream.src, stream.last.as_ref()?.n))).collect(),
+        }
     }
 }

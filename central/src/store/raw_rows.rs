@@ -7,6 +7,9 @@ use super::native::Block;
 use super::raw::Placed;
 use super::rows::{BLOCK_ROWS, sid, stamp};
 
+/// A shard's: before it there was none.
+const FIRST_EPOCH: u64 = 1;
+
 pub(super) fn batches(rows: &[Placed]) -> impl Iterator<Item = Block> {
     rows.chunks(BLOCK_ROWS).map(|rows| {
         let counts: Vec<Counts> = rows.iter().map(Counts::of).collect();
@@ -86,9 +89,15 @@ struct Indexed<'a> {
     event: Option<&'a RecordedEvent>,
 }
 
-/// Every index that the batch had, also those of which nothing was logged but that they were dropped.
+/// The events that were counted. Behind the first epoch also every other index that the batch had: an older outcome may have
+/// counted it, and only a row replaces a row.
 fn indices(placed: &Placed) -> Vec<Indexed<'_>> {
     let record = &placed.row.record;
+    if placed.row.epoch <= FIRST_EPOCH {
+        let counted =
+            record.events.iter().filter(|event| placed.row.visit.is_some() && event.index < EVENTS_MAX as u32);
+        return counted.map(|event| Indexed { placed, index: event.index, event: Some(event) }).collect();
+    }
     let dropped = record.dropped.iter().filter(|dropped| !dropped.given_up).map(|dropped| dropped.events as usize);
     let logged = record.events.iter().map(|event| event.index as usize + 1).max().unwrap_or(0);
     let count = dropped.fold(record.events.len(), usize::saturating_add).max(logged).min(EVENTS_MAX);

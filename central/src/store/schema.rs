@@ -137,8 +137,8 @@ const BATCH_COLUMNS: &str = "site LowCardinality(String), stamp DateTime('UTC') 
     given_up_reasons Array(UInt32) CODEC(ZSTD(1)), given_up_events Array(UInt32) CODEC(ZSTD(1)), \
     given_up_batches Array(UInt32) CODEC(ZSTD(1))";
 
-/// A row an index of a batch. An event that was dropped has `counted` 0 and nothing else to say: its row replaces the
-/// one of an earlier epoch that counted it. The visit's dimensions are in `visits`, under `visit_sid` and `visit_seq`.
+/// A row an event that was counted. Behind the first epoch also a row an event that was dropped: it has `counted` 0 and
+/// nothing else to say, and replaces the one of an earlier epoch that counted it. The visit's dimensions are in `visits`, under `visit_sid` and `visit_seq`.
 const EVENT_COLUMNS: &str = "site LowCardinality(String), stamp DateTime('UTC') CODEC(Delta, ZSTD(1)), \
     sid FixedString(16) CODEC(ZSTD(1)), seq UInt32 CODEC(ZSTD(1)), idx UInt32 CODEC(ZSTD(1)), \
     epoch UInt64 CODEC(ZSTD(1)), counted UInt8, at_ms UInt64 CODEC(Delta, ZSTD(1)), name LowCardinality(String), \

@@ -30,16 +30,16 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     let _alone = alone();
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
 }
 
-async fn open(path: &Path) -> Store {
+pub(crate) async fn open(path: &Path) -> Store {
     Store::open(StoreConfig { path: path.to_owned(), ..Default::default() }).await.unwrap()
 }
 
-async fn rows_of(store: &Store, sql: &str) -> Value {
+pub(crate) async fn rows_of(store: &Store, sql: &str) -> Value {
     json!(store.rows(Statement::new(sql)).await.unwrap())
 }
 

@@ -2,7 +2,7 @@
 //! from the first step on, under the flush's identity; visits and uniques, which replace or merge with what is there,
 //! wait in staging tables until the manifest lists the flush. Whatever is cut short is undone or finished by `recover`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::iter::once;
 use std::sync::Arc;
@@ -13,8 +13,6 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::control::shards::ShardId;
-
 use super::chdb::{Connection, Library};
 use super::manifest::{Last, Manifest, Stream, Turn};
 use super::native::Block;
@@ -22,7 +20,9 @@ use super::raw::Placed;
 use super::raw_rows;
 use super::reader::STACK_BYTES;
 use super::rows::{self, Origin};
-use super::{Accepted, Flush, READERS, Statement, StoreConfig, StoreError, library, number, schema, table, text};
+use super::{
+    Accepted, AcceptedOfAll, Flush, READERS, Statement, StoreConfig, StoreError, library, number, schema, table, text,
+};
 
 /// Below this the engine cannot hold its own caches and one report.
 const MEMORY_MIN_BYTES: u64 = 512 << 20;
@@ -31,7 +31,7 @@ const STAGED_BYTES_MAX: u64 = 16 << 20;
 
 pub(super) enum Command {
     Accepted { region: String, shard: u32, answer: oneshot::Sender<Result<Accepted, StoreError>> },
-    AcceptedOfAll { answer: oneshot::Sender<Result<BTreeMap<ShardId, Accepted>, StoreError>> },
+    AcceptedOfAll { answer: oneshot::Sender<Result<AcceptedOfAll, StoreError>> },
     Accept { flush: Box<Flush>, answer: oneshot::Sender<Result<(), StoreError>> },
     DeleteUnfinished { answer: oneshot::Sender<Result<(), StoreError>> },
     Raw { rows: Vec<Placed>, answer: oneshot::Sender<Result<(), StoreError>> },
@@ -102,7 +102,7 @@ impl Writer {
         Ok(self.manifest.accepted(region, shard))
     }
 
-    fn accepted_of_all(&mut self) -> Result<BTreeMap<ShardId, Accepted>, StoreError> {
+    fn accepted_of_all(&mut self) -> Result<AcceptedOfAll, StoreError> {
         self.recover()?;
         Ok(self.manifest.accepted_of_all())
     }

@@ -1,5 +1,6 @@
 //! A site of its own for each test, in one store.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
@@ -42,7 +43,7 @@ impl Site {
 
     pub async fn try_ask(&self, mut body: Value) -> Result<Value, QueryError> {
         body["site_id"] = self.site.name.as_str().into();
-        answer(&self.store, &self.site, &body, NOW.parse().unwrap()).await
+        answer(&self.store, &self.site, &body, &BTreeSet::new(), NOW.parse().unwrap()).await
     }
 
     pub async fn ask(&self, body: Value) -> Value {

@@ -182,6 +182,12 @@ impl World {
         Position { gateway: self.gateway.clone(), shard: 0, accepted: last, raw: last, retired: false }
     }
 
+    /// What has landed as a flush does not come with the next one; visits go on.
+    pub fn landed(&mut self) {
+        (self.rows.rollups, self.rows.ledger) = Default::default();
+        self.uniques.clear();
+    }
+
     /// Both ways, to the end.
     pub async fn land(&self, site: &Site) {
         self.land_flush(site).await;

@@ -91,6 +91,28 @@ fn of_the_outcomes_of_a_batch_the_highest_epoch_stays() {
 }
 
 #[test]
+fn a_dropped_event_has_a_row_only_where_an_older_outcome_may_have_counted_it() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path()).await;
+        let rows = "SELECT seq, idx, counted FROM tideline.events FINAL ORDER BY seq, idx";
+        let mut dropped = row(2, 1, record(sid(STAMP_MS, 1), 2));
+        dropped.visit = None;
+        dropped.record.events.clear();
+        dropped.record.dropped[0].events = u32::MAX;
+        take(&store, frame("g1", vec![row(1, 1, record(sid(STAMP_MS, 1), 1)), dropped.clone()])).await;
+        assert_eq!(rows_of(&store, rows).await, json!([[1, 0, 1], [1, 2, 1]]), "before the first epoch there was none");
+        dropped.epoch = 2;
+        take(&store, frame("g1", vec![row(1, 2, record(sid(STAMP_MS, 1), 1)), dropped])).await;
+        let first = rows_of(&store, &rows.replace("ORDER", "WHERE seq = 1 ORDER")).await;
+        assert_eq!(first, json!([[1, 0, 1], [1, 1, 0], [1, 2, 1]]));
+        let second = "SELECT count(), max(idx), sum(counted) FROM tideline.events FINAL WHERE seq = 2";
+        assert_eq!(rows_of(&store, second).await, json!([[10_000, 9_999, 0]]), "a batch has no more events");
+        store.close().await;
+    });
+}
+
+#[test]
 fn frames_that_wait_together_share_an_insert() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
@@ -226,7 +248,8 @@ fn take_raw_rows_until_killed() {
         let store = open(path).await;
         for lsn in last_acknowledged(path).. {
             // What a gateway does that did not get the ack: the last one again, then the next.
-            let rows = [lsn, lsn + 1].map(|lsn| row(lsn, 1, record(sid(STAMP_MS, 1), lsn as u32))).to_vec();
+            // Of a second epoch, so that also what was dropped has its rows.
+            let rows = [lsn, lsn + 1].map(|lsn| row(lsn, 2, record(sid(STAMP_MS, 1), lsn as u32))).to_vec();
             take(&store, frame("g1", rows)).await;
             std::fs::write(path.join("acknowledged.new"), (lsn + 1).to_string()).unwrap();
             std::fs::rename(path.join("acknowledged.new"), path.join("acknowledged")).unwrap();
