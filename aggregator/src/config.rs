@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use regional_redis::Server;
 use serde::{Deserialize, Serialize};
 
 /// Settings of the aggregator. Unknown keys are errors.
@@ -12,7 +13,7 @@ pub struct Config {
     /// The region's name, the same as that of its gateways. Default "local".
     pub region: String,
 
-    /// The shard that this process leads. Default 0.
+    /// The shard that this process leads. There is one so far: 0, which is the default.
     pub shard: u32,
 
     /// The shard's Redis: `redis://host:port` or `unix:///path`. It must be 7.0 or newer with `appendonly yes`,
@@ -70,9 +71,11 @@ impl Config {
         if self.region.is_empty() {
             return Some("`region` is empty: give the name that the region's gateways have".into());
         }
-        if let Err(error) = redis::Client::open(self.redis.as_str()) {
-            // Not the value: it may hold a password.
-            return Some(format!("`redis` is not a Redis URL: give redis://host:port or unix:///path ({error})"));
+        if self.shard != 0 {
+            return Some(format!("`shard` is {}: gateways fill shard 0 and no other so far; give 0", self.shard));
+        }
+        if let Some(problem) = Server::from(self.redis.as_str()).problem() {
+            return Some(format!("`redis`: {problem}"));
         }
         interval("cut_interval_ms", self.cut_interval_ms)
             .or_else(|| interval("live_interval_ms", self.live_interval_ms))
@@ -101,5 +104,6 @@ mod tests {
         assert!(problem(r#"{"cut_interval_ms":0}"#).contains("cut_interval_ms"));
         assert!(problem(r#"{"region":""}"#).contains("region"));
         assert!(problem(r#"{"redis":"localhost"}"#).contains("redis://host:port"));
+        assert!(problem(r#"{"shard":1}"#).contains("give 0"));
     }
 }

@@ -33,7 +33,7 @@ pub struct Cutter<'a> {
     /// What central has accepted of each gateway's log.
     pub accepted: BTreeMap<String, Lsn>,
     /// How full Redis was.
-    pub memory: memory::Level,
+    pub memory: &'a mut memory::Level,
 }
 
 /// The accepted vector as central told it.

@@ -15,7 +15,7 @@ use crate::rebuild::{self, Rebuild};
 use crate::service::{Error, Readiness};
 use crate::standby::{self, Standby};
 use crate::uplink::{Central, Uplink, UplinkError};
-use crate::{barrier, live};
+use crate::{barrier, live, memory};
 
 /// A history that does not match stays so until someone acts: asking more often would only cost terms.
 const MISMATCH_RETRY: Duration = Duration::from_secs(3);
@@ -56,8 +56,9 @@ impl Leader {
     /// Ends with the last flush after `stop`. Errors are those that trying again does not mend.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let (mut backoff, mut standby, mut said) = (Backoff::default(), Standby::default(), String::new());
+        let mut memory = memory::Level::default();
         while !stop.is_cancelled() {
-            let Err(interrupted) = self.lead(&mut backoff, &mut standby, &stop).await else { break };
+            let Err(interrupted) = self.lead(&mut backoff, &mut standby, &mut memory, &stop).await else { break };
             self.metrics.leading.set(0);
             self.metrics.interruptions.inc();
             let message = interrupted.to_string();
@@ -90,14 +91,15 @@ impl Leader {
         &self,
         backoff: &mut Backoff,
         standby: &mut Standby,
+        memory: &mut memory::Level,
         stop: &CancellationToken,
     ) -> Result<(), Interrupted> {
-        let Some(opened) = stop.run_until_cancelled(self.open(standby)).await else { return Ok(()) };
+        let Some(opened) = stop.run_until_cancelled(self.open(standby, memory)).await else { return Ok(()) };
         let (mut link, uplink, leadership) = opened?;
         let term = leadership.term;
         let outcome = tokio::select! {
             biased;
-            outcome = self.lead_under(link.clone(), uplink, leadership, backoff, stop) => outcome,
+            outcome = self.lead_under(link.clone(), uplink, leadership, backoff, memory, stop) => outcome,
             ended = standby::give_signs(link.clone(), term) => Err(ended),
         };
         standby.led(term);
@@ -115,13 +117,19 @@ impl Leader {
     }
 
     /// From nothing to a term, unless another leader is alive.
-    async fn open(&self, standby: &mut Standby) -> Result<(Link, Uplink, Leadership), Interrupted> {
+    async fn open(
+        &self,
+        standby: &mut Standby,
+        memory: &mut memory::Level,
+    ) -> Result<(Link, Uplink, Leadership), Interrupted> {
         let Config { region, shard, replicas, .. } = &self.config;
         let mut link = Link::connect(&self.server, Shard(*shard)).await?.with_replicas(*replicas);
         link.check_durable().await?;
         if let Some(term) = standby.another(&mut link).await? {
             return Err(Interrupted::StandBy { term });
         }
+        // While central is away nothing leaves Redis: that is when it fills up.
+        memory.look(&mut link, &self.metrics).await?;
         let (uplink, leadership) = self.central.lead(region, *shard).await?;
         Ok((link, uplink, leadership))
     }
@@ -133,6 +141,7 @@ impl Leader {
         mut uplink: Uplink,
         leadership: Leadership,
         backoff: &mut Backoff,
+        memory: &mut memory::Level,
         stop: &CancellationToken,
     ) -> Result<(), Interrupted> {
         let approve = self.approve(&mut link, &mut uplink, &leadership);
@@ -158,7 +167,7 @@ impl Leader {
             metrics: &self.metrics,
             backoff,
             accepted: accepted(&leadership),
-            memory: Default::default(),
+            memory,
         };
         let flushes = async {
             let rebuilt = rebuild.wait(&mut cutter.uplink, &self.metrics, &self.readiness);
@@ -191,6 +200,7 @@ impl Leader {
         match verdict {
             Verdict::Counts => {
                 let leader = link.approve(term, epoch).await?.ok_or(Interrupted::LowTerm { given: term })?;
+                link.say_replicas().await?;
                 barrier::raise(link).await?; // also what an earlier leader wrote and died before
                 Ok(Approved { leader, epoch })
             }

@@ -21,6 +21,10 @@ const OUTGOING_FRAMES_MAX: usize = 4;
 const HELLO_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Central inserts and fsyncs a flush before it answers: a second for a large one. After this it is as good as gone.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// Central deletes the rows of unfinished flushes before the first part of a restore, and looks all batches of retired gateways up: in
+/// a large store that takes minutes. A limit that is too short would never let a rebuild end, since each try begins again. A peer
+/// that is dead is noticed by the stream's keep-alive within seconds.
+const RESTORE_PART_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The way to central.
 #[derive(Clone)]
@@ -48,6 +52,8 @@ pub enum UplinkError {
 pub struct Uplink {
     outgoing: mpsc::Sender<RegionFrame>,
     incoming: Frames,
+    answer_max: Duration,
+    restore_part_max: Duration,
 }
 
 impl Central {
@@ -67,7 +73,8 @@ impl Central {
         let first = RegionFrame { frame: Some(FromRegion::Aggregator(hello)) };
         outgoing.try_send(first).map_err(|_| UplinkError::Closed)?;
         let incoming = self.0.open(frames).await?;
-        let mut uplink = Uplink { outgoing, incoming };
+        let (answer_max, restore_part_max) = (ANSWER_MAX, RESTORE_PART_MAX);
+        let mut uplink = Uplink { outgoing, incoming, answer_max, restore_part_max };
         match uplink.next().await? {
             FromCentral::Leadership(leadership) => Ok((uplink, leadership)),
             other => Err(unexpected(&other, "hello")),
@@ -121,7 +128,7 @@ impl Uplink {
 
     /// The next part.
     pub async fn restore(&mut self, asked: &'static str) -> Result<Restore, UplinkError> {
-        match self.answer(asked).await? {
+        match self.answer_within(self.restore_part_max, asked).await? {
             FromCentral::Restore(part) => Ok(part),
             other => Err(unexpected(&other, asked)),
         }
@@ -141,17 +148,21 @@ impl Uplink {
     }
 
     async fn send(&mut self, frame: FromRegion) -> Result<(), UplinkError> {
-        let sent = timeout(ANSWER_MAX, self.outgoing.send(RegionFrame { frame: Some(frame) })).await;
+        let sent = timeout(self.answer_max, self.outgoing.send(RegionFrame { frame: Some(frame) })).await;
         match sent {
             Ok(Ok(())) => Ok(()),
             // Central ended the stream in the middle; it may have said why.
-            Ok(Err(_)) => Err(timeout(ANSWER_MAX, self.ended()).await.unwrap_or(UplinkError::Closed)),
+            Ok(Err(_)) => Err(timeout(self.answer_max, self.ended()).await.unwrap_or(UplinkError::Closed)),
             Err(_) => Err(UplinkError::Silent("frame")),
         }
     }
 
     async fn answer(&mut self, asked: &'static str) -> Result<FromCentral, UplinkError> {
-        timeout(ANSWER_MAX, self.next()).await.map_err(|_| UplinkError::Silent(asked))?
+        self.answer_within(self.answer_max, asked).await
+    }
+
+    async fn answer_within(&mut self, limit: Duration, asked: &'static str) -> Result<FromCentral, UplinkError> {
+        timeout(limit, self.next()).await.map_err(|_| UplinkError::Silent(asked))?
     }
 
     async fn next(&mut self) -> Result<FromCentral, UplinkError> {
@@ -183,4 +194,53 @@ fn unexpected(frame: &FromCentral, asked: &'static str) -> UplinkError {
         FromCentral::RawAck(_) | FromCentral::Progress(_) | FromCentral::Recalled(_) => "a gateway's frame".to_owned(),
     };
     UplinkError::Unexpected(kind, asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::dial::Opening;
+    use proto::uplink::CentralFrame;
+    use tokio::time::sleep;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    use super::*;
+
+    /// A central that answers a hello at once, and everything else after a while.
+    struct Slow(Duration);
+
+    impl Dial for Slow {
+        fn open(&self, mut frames: mpsc::Receiver<RegionFrame>) -> Opening<'_> {
+            let wait = self.0;
+            Box::pin(async move {
+                let (answers, received) = mpsc::channel(1);
+                tokio::spawn(async move {
+                    while let Some(frame) = frames.recv().await {
+                        let answer = match frame.frame {
+                            Some(FromRegion::Aggregator(_)) => FromCentral::Leadership(Leadership::default()),
+                            Some(FromRegion::OpenEpoch(_)) => FromCentral::Restore(Restore::default()),
+                            _ => FromCentral::DurableAck(proto::uplink::DurableAck::default()),
+                        };
+                        if !matches!(answer, FromCentral::Leadership(_)) {
+                            sleep(wait).await;
+                        }
+                        if answers.send(Ok(CentralFrame { frame: Some(answer) })).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                Ok(Box::pin(ReceiverStream::new(received)) as Frames)
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restore_may_take_longer_than_other_answers() {
+        let central = Central::new(Arc::new(Slow(Duration::from_millis(300))));
+        let (mut uplink, _) = central.lead("here", 0).await.unwrap();
+        assert_eq!((uplink.answer_max, uplink.restore_part_max), (ANSWER_MAX, RESTORE_PART_MAX));
+        uplink.answer_max = Duration::from_millis(50);
+        uplink.open_epoch(0, 1, "lost".into()).await.unwrap();
+        let told = uplink.tell_durable(Durable::default()).await;
+        assert!(matches!(told, Err(UplinkError::Silent(_))), "{told:?}");
+    }
 }

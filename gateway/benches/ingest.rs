@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use gateway::clock::Clock;
 use gateway::in_flight::InFlight;
@@ -81,7 +82,7 @@ fn ingest() -> Ingest {
         sites,
         clock,
         in_flight: InFlight::default(),
-        agents: Agents::try_new().expect("the embedded lists"),
+        agents: Arc::new(Agents::try_new().expect("the embedded lists")),
         geo: None,
     }
 }

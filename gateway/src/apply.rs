@@ -6,8 +6,9 @@
 mod entrance;
 mod error;
 mod merge;
+mod room;
 
-pub use entrance::{Entrance, Entry, NotYet, Session};
+pub use entrance::{Elsewhere, Entrance, Entry, NotYet, Session};
 pub use error::ApplyError;
 pub use merge::merge;
 
@@ -24,9 +25,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use error::Lost;
+use room::with_room;
 
 use crate::capacity::{Capacity, WhenRedisIsAway};
 use crate::clock::SKEW_MAX_MS;
+use crate::controls;
 use crate::delivery::Delivery;
 use crate::ingest::Ingest;
 use crate::log::{LogError, Logged, Reader};
@@ -34,8 +37,6 @@ use crate::metrics::Metrics;
 
 /// How long to wait before Redis is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// How often a full disk is asked for room again.
-const ROOM_EVERY: Duration = Duration::from_secs(1);
 /// Events of one call, unless a single batch has more: while Redis works on a call its other clients wait.
 const CALL_EVENTS_MAX: usize = 20_000;
 /// Records in memory; what is behind them waits in the queue, and the log with it.
@@ -124,14 +125,16 @@ impl Applier {
         }
     }
 
-    /// Runs until the log's writer is gone and everything it committed is applied.
+    /// Runs until the log's writer is gone and everything it committed is applied; or, if the writer died and Redis does not count,
+    /// what it committed is left to the next start.
     pub async fn run(mut self, first: Session) -> Result<(), ApplyError> {
         let (mut session, mut full) = (Some(first), false);
         loop {
-            let mut current = match session.take() {
-                Some(current) => current,
+            let current = match session.take() {
+                Some(current) => Some(current),
                 None => self.enter_again().await?,
             };
+            let Some(mut current) = current else { return Ok(()) };
             if !full {
                 self.counts(true);
             }
@@ -142,6 +145,9 @@ impl Applier {
             self.counts(false);
             self.answer_after_the_log();
             full = matches!(lost, Lost::Full);
+            if !full {
+                self.capacity.redis_memory_unknown();
+            }
             match lost {
                 Lost::Fatal(error) => return Err(error),
                 Lost::Redis(error) => tracing::warn!(%error, "redis lost; batches wait in the log"),
@@ -156,6 +162,9 @@ impl Applier {
                 }
             }
             self.set_aside_for(RETRY).await; // what broke once may break again at once
+            if self.writer_died() {
+                return Ok(());
+            }
         }
     }
 
@@ -167,37 +176,46 @@ impl Applier {
         self.capacity.redis_counts(counts);
     }
 
-    /// Tries until there is a session again; what is logged meanwhile is taken.
-    async fn enter_again(&mut self) -> Result<Session, ApplyError> {
+    /// The log cannot be written any more, and nobody asked the gateway to stop: it ends, whether Redis counts or not.
+    fn writer_died(&self) -> bool {
+        self.closed && !self.stop.is_cancelled()
+    }
+
+    /// Tries until there is a session again; what is logged meanwhile is taken. `None`: the log's writer died.
+    async fn enter_again(&mut self) -> Result<Option<Session>, ApplyError> {
         let mut told = String::new();
         loop {
-            match self.attempt().await? {
+            let Some(entry) = self.attempt().await? else { return Ok(None) };
+            let why = match entry {
                 Entry::Counts(session) => {
                     tracing::info!(applied = %session.applied, "registered with redis again");
                     self.follow(session.applied)?;
-                    return Ok(session);
+                    return Ok(Some(session));
                 }
                 Entry::Older(session) => {
                     return Err(ApplyError::Ahead { applied: session.applied, sent: self.sent });
                 }
-                Entry::NotYet(why) if told != why.to_string() => {
-                    tracing::warn!(%why, "not counting yet");
-                    told = why.to_string();
-                }
-                Entry::NotYet(_) => {}
+                Entry::NotYet(why) => why,
+            };
+            if told != why.to_string() {
+                tracing::warn!(%why, "not counting yet");
+                told = why.to_string();
             }
-            self.set_aside_for(RETRY).await;
+            self.set_aside_for(why.retry(RETRY)).await;
         }
     }
 
-    async fn attempt(&mut self) -> Result<Entry, ApplyError> {
+    async fn attempt(&mut self) -> Result<Option<Entry>, ApplyError> {
         let (entrance, last) = (Arc::clone(&self.entrance), self.last);
         let entering = entrance.enter(last);
         tokio::pin!(entering);
         loop {
+            if self.writer_died() {
+                return Ok(None);
+            }
             tokio::select! {
                 biased;
-                entered = &mut entering => return entered,
+                entered = &mut entering => return entered.map(Some),
                 group = self.groups.recv(), if !self.closed => self.set_aside(group),
             }
         }
@@ -345,7 +363,7 @@ impl Applier {
                 Applied::Duplicates(found) if found.iter().any(|lsn| !duplicates.contains(lsn)) => {
                     duplicates.extend(found)
                 }
-                Applied::Gap(applied) => return self.fall_back(applied),
+                Applied::Gap(applied) => return self.fall_back(applied).await,
                 Applied::Wait => return Err(Lost::Unapproved),
                 Applied::Fenced => return Err(Lost::Fenced),
                 Applied::Duplicates(_) | Applied::Repeated(_) => {
@@ -357,20 +375,9 @@ impl Applier {
         }
     }
 
-    /// Redis has counted them. Pages hear of it once that is written down; a full disk is waited for.
+    /// Redis has counted them. Pages hear of it once that is written down.
     async fn remember(&self, outcomes: &Outcomes) -> Result<(), LogError> {
-        let mut told = false;
-        loop {
-            match self.delivery.append(outcomes) {
-                Err(error) if error.is_full() => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::error!(%error, "the disk is full: nothing is acknowledged until there is room");
-                    }
-                    tokio::time::sleep(ROOM_EVERY).await;
-                }
-                appended => return appended,
-            }
-        }
+        with_room(&self.capacity, &self.ready, &self.stop, || self.delivery.append(outcomes)).await
     }
 
     fn count_done(&self, call: &Call, duplicates: &HashSet<Lsn>) {
@@ -379,13 +386,16 @@ impl Applier {
     }
 
     /// Redis stands elsewhere: what it decided behind there is void, and replayed.
-    fn fall_back(&mut self, applied: Lsn) -> Result<(), Lost> {
+    async fn fall_back(&mut self, applied: Lsn) -> Result<(), Lost> {
         if applied > self.applied && applied <= self.sent {
             return Err(Lost::Beyond);
         }
         tracing::warn!(believed = %self.applied, %applied, records = self.last.0.saturating_sub(applied.0), "redis stands elsewhere; replaying from the log");
         self.follow(applied)?;
-        Ok(self.delivery.void_above(applied)?)
+        if controls::keeps("1-void") {
+            with_room(&self.capacity, &self.ready, &self.stop, || self.delivery.void_above(applied)).await?;
+        }
+        Ok(())
     }
 
     /// Goes on from where Redis stands. Beyond what was ever sent to it, somebody else's records were counted under this id.
@@ -438,7 +448,7 @@ impl Applier {
             }
             Reported::Wait => Err(Lost::Unapproved),
             Reported::Fenced => Err(Lost::Fenced),
-            Reported::Gap(applied) => self.fall_back(applied),
+            Reported::Gap(applied) => self.fall_back(applied).await,
         }
     }
 }

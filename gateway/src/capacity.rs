@@ -34,6 +34,7 @@ pub struct Capacity {
     memory_alarm: AtomicBool,
     memory_full: AtomicBool,
     log_full: AtomicBool,
+    outcomes_full: AtomicBool,
 }
 
 impl Capacity {
@@ -75,6 +76,21 @@ impl Capacity {
         }
     }
 
+    /// Redis is gone, and nobody knows how full it will be when it is back.
+    pub fn redis_memory_unknown(&self) {
+        self.memory_alarm.store(false, Ordering::Relaxed);
+        self.memory_full.store(false, Ordering::Relaxed);
+    }
+
+    /// There is, or is no, disk for what Redis decided: records in the log would only wait behind it.
+    pub fn outcomes_full(&self, full: bool) {
+        match (self.outcomes_full.swap(full, Ordering::Relaxed), full) {
+            (false, true) => tracing::error!("the disk is full: nothing is acknowledged until there is room"),
+            (true, false) => tracing::info!("the disk has room again; batches are taken"),
+            _ => {}
+        }
+    }
+
     /// There is, or is no, disk for the log's next segment. Logged once when it changes.
     pub fn log_full(&self, full: bool) {
         match (self.log_full.swap(full, Ordering::Relaxed), full) {
@@ -88,7 +104,8 @@ impl Capacity {
 
     /// How long a batch should stay where it is; `None` takes it.
     pub fn wait(&self) -> Option<Duration> {
-        if self.log_full.load(Ordering::Relaxed) || self.memory_full.load(Ordering::Relaxed) {
+        let full = [&self.log_full, &self.outcomes_full, &self.memory_full];
+        if full.iter().any(|full| full.load(Ordering::Relaxed)) {
             return Some(FULL_WAIT);
         }
         (self.policy == WhenRedisIsAway::Refuse && self.away.load(Ordering::Relaxed)).then_some(AWAY_WAIT)
@@ -126,6 +143,20 @@ mod tests {
             assert_eq!(capacity.wait(), Some(FULL_WAIT));
             capacity.log_full(false);
             assert_eq!(capacity.wait(), None);
+            capacity.outcomes_full(true);
+            assert_eq!(capacity.wait(), Some(FULL_WAIT));
+            capacity.outcomes_full(false);
+            assert_eq!(capacity.wait(), None);
         }
+    }
+
+    #[test]
+    fn a_redis_that_is_gone_is_not_full_any_more() {
+        let capacity = Capacity::new(WhenRedisIsAway::StoreAndForward);
+        capacity.redis_memory(90, 100);
+        capacity.redis_counts(false);
+        assert_eq!(capacity.wait(), Some(FULL_WAIT));
+        capacity.redis_memory_unknown();
+        assert_eq!(capacity.wait(), None, "the log stands in for the whole outage");
     }
 }

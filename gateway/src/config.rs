@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use regional_redis::Server;
 use serde::{Deserialize, Serialize};
 
 use crate::address::ForwardedHeader;
@@ -21,7 +22,7 @@ pub struct Config {
     pub address_file: Option<PathBuf>,
     /// The gateway's log and id: one gateway a folder. Default ./data/gateway.
     pub data: PathBuf,
-    /// Name of the region, as agents hear it. Default "local".
+    /// Name of the region, as agents hear it, and the same as that of its aggregator. Default "local".
     pub region: String,
     /// The region's Redis, `unix:///path` or `redis://host:port`. Default redis://127.0.0.1:6379.
     pub redis: String,
@@ -51,7 +52,8 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it.
+/// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it. None
+/// may be 0.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -73,6 +75,37 @@ pub struct Limits {
     pub handshake_s: u64,
     /// Seconds without a frame after which a connection is asked, and after as many more closed. Default 60.
     pub idle_s: u64,
+}
+
+impl Config {
+    /// What is wrong with the values, if anything.
+    pub(crate) fn problem(&self) -> Option<String> {
+        if self.region.is_empty() {
+            return Some("`region` is empty: give the name that the region's aggregator has".into());
+        }
+        if let Some(problem) = Server::from(self.redis.as_str()).problem() {
+            return Some(format!("`redis`: {problem}"));
+        }
+        self.limits.problem()
+    }
+}
+
+impl Limits {
+    /// None of them can be 0: nobody could send anything, or every connection would be closed at once.
+    fn problem(&self) -> Option<String> {
+        let zero = |name: &str, value: u64| {
+            (value == 0).then(|| format!("`limits.{name}` is 0: give 1 or more; a large number is as good as no limit"))
+        };
+        zero("connections_per_core", self.connections_per_core as u64)
+            .or_else(|| zero("connection_batches_per_s", self.connection_batches_per_s.into()))
+            .or_else(|| zero("connection_batches_burst", self.connection_batches_burst.into()))
+            .or_else(|| zero("address_batches_per_s", self.address_batches_per_s.into()))
+            .or_else(|| zero("address_batches_burst", self.address_batches_burst.into()))
+            .or_else(|| zero("site_batches_per_s", self.site_batches_per_s.into()))
+            .or_else(|| zero("site_batches_burst", self.site_batches_burst.into()))
+            .or_else(|| zero("handshake_s", self.handshake_s))
+            .or_else(|| zero("idle_s", self.idle_s))
+    }
 }
 
 impl Default for Config {
@@ -111,6 +144,30 @@ impl Default for Limits {
             site_batches_burst: 100_000,
             handshake_s: 5,
             idle_s: 60,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_cannot_work_are_named() {
+        assert_eq!(Config::default().problem(), None);
+        let problem = |json: &str| serde_json::from_str::<Config>(json).unwrap().problem().unwrap();
+        assert!(problem(r#"{"region":""}"#).contains("region"));
+        for redis in ["localhost", "localhost:6379", "/run/redis.sock", "http://localhost"] {
+            let said = problem(&serde_json::json!({ "redis": redis }).to_string());
+            assert!(said.contains("redis://host:port or unix:///path"), "{said}");
+        }
+        let named = serde_json::to_value(Limits::default()).unwrap();
+        for limit in named.as_object().unwrap().keys() {
+            let said = problem(&serde_json::json!({ "limits": { limit: 0 } }).to_string());
+            assert!(said.contains(&format!("`limits.{limit}` is 0: give 1")), "{said}");
+        }
+        for redis in ["redis://localhost", "redis://:secret@host:6379/1", "unix:///run/redis.sock"] {
+            assert_eq!(Config { redis: redis.into(), ..Config::default() }.problem(), None, "{redis}");
         }
     }
 }

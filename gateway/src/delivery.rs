@@ -100,20 +100,30 @@ impl Delivery {
         self.lock().void_above(last)
     }
 
-    /// What Redis still holds of its decisions up to `applied`. Where it says something else than the log here, it is right.
-    pub fn adopt(&self, stored: &[Outcomes], applied: Lsn) -> Result<(), LogError> {
+    /// What Redis still holds of its decisions up to `applied`. Where it says something else than the log here, it is right. False, and
+    /// nothing is taken, if neither says what was decided about some of them: Redis lets go only of what is on this disk.
+    pub fn adopt(&self, stored: &[Outcomes], applied: Lsn) -> Result<bool, LogError> {
         let mut state = self.lock();
-        for outcomes in stored.iter().map(|outcomes| clip(outcomes, Lsn(0), applied)) {
-            if outcomes.last <= outcomes.prev {
-                continue;
+        let stored = stored.iter().map(|outcomes| clip(outcomes, Lsn(0), applied));
+        let stored: Vec<_> = stored.filter(|outcomes| outcomes.prev < outcomes.last).collect();
+        let mut reach = state.outcomes.logged().0;
+        for outcomes in &stored {
+            if outcomes.prev > reach {
+                break;
             }
+            reach = reach.max(outcomes.last);
+        }
+        if reach < applied.0 {
+            return state.outcomes.suspected(applied).map_or(Ok(false), Err);
+        }
+        for outcomes in stored {
             let both = clip(&outcomes, Lsn(0), state.outcomes.logged());
             if both.prev < both.last && state.known(Lsn(both.prev + 1), Lsn(both.last))? != decided(&both).collect() {
                 state.void_above(Lsn(outcomes.prev))?;
             }
             state.outcomes.append(&outcomes)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// After a lost Redis, when nothing behind `accepted` holds any more: what flushes carried fills in what is not logged here, and
@@ -129,6 +139,10 @@ impl Delivery {
                     *at = (outcomes.epoch, counted.ok().map(|i| outcomes.counted[i].visit.clone()));
                 }
             }
+        }
+        let missing = (state.outcomes.logged().0 + 1..=accepted.0).any(|lsn| !merged.contains_key(&Lsn(lsn)));
+        if missing && let Some(damage) = state.outcomes.suspected(accepted) {
+            return Err(damage);
         }
         let Some(from) = merged.keys().next().copied() else { return Ok(()) };
         let mut differs = None;

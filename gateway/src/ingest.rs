@@ -40,7 +40,7 @@ pub struct Ingest {
     /// What is not applied yet.
     pub in_flight: InFlight,
     /// User agents.
-    pub agents: Agents,
+    pub agents: Arc<Agents>,
     /// Places, if the operator has a database.
     pub geo: Option<Geo>,
 }
@@ -154,7 +154,8 @@ fn visitors(table: &Table, site: &Site, client: &Client, at_ms: u64, arrived_ms:
     Some((visitor(of_the_day), of_the_other.map_or(0, visitor)))
 }
 
-fn recorded(event: &ValidEvent<'_>) -> RecordedEvent {
+/// As it is logged.
+pub(crate) fn recorded(event: &ValidEvent<'_>) -> RecordedEvent {
     RecordedEvent {
         name: event.name.to_owned(),
         at_ms: event.at_ms,

@@ -17,6 +17,7 @@ pub mod bots;
 pub mod capacity;
 pub mod clock;
 pub mod config;
+pub mod controls;
 pub mod delivery;
 pub mod door;
 pub mod folder;

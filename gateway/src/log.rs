@@ -85,6 +85,18 @@ pub enum LogError {
         /// What is wrong.
         what: &'static str,
     },
+    /// Outcomes that had been flushed are not what was written.
+    #[error("the outcomes of the log are damaged at byte {at} of {}: what redis decided about records {} to {applied} had been flushed there, and redis holds it no more. Restore the file from a copy that is as new; or take the data folder away, whose gateway then starts as a new one, and retire this id (tideline retire-gateway)", path.display(), logged.next())]
+    OutcomesDamaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        at: u64,
+        /// The last record whose outcome is known.
+        logged: Lsn,
+        /// What Redis has applied.
+        applied: Lsn,
+    },
     /// A segment of another version.
     #[error("{} was written in format {found}, and this version reads format {}: start the version that wrote it, or take the folder away", path.display(), segment::FORMAT)]
     Format {

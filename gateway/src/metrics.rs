@@ -55,6 +55,8 @@ pub struct Metrics {
     pub outcomes_logged: Gauge,
     /// Raw rows sent to central, one a batch.
     pub raw_batches: Counter,
+    /// Records too large for a frame to central: counted, and missing among the raw rows.
+    pub raw_too_large: Counter,
     /// The last record whose raw row central has, or that has none.
     pub raw_position: Gauge,
     /// Records in the log whose raw row central does not have.
@@ -84,6 +86,7 @@ impl Metrics {
             bad_configurations: Counter::default(),
             outcomes_logged: Gauge::default(),
             raw_batches: Counter::default(),
+            raw_too_large: Counter::default(),
             raw_position: Gauge::default(),
             raw_lag_records: Gauge::default(),
             trimmed_segments: Counter::default(),
@@ -117,6 +120,7 @@ impl Metrics {
         );
         registry.register("tideline_gateway_outcomes_logged", "Last record whose outcome is logged", m.outcomes_logged);
         registry.register("tideline_gateway_raw_batches", "Raw rows sent to central", m.raw_batches);
+        registry.register("tideline_gateway_raw_too_large", "Records without a raw row: too large", m.raw_too_large);
         registry.register("tideline_gateway_raw_position", "Last record whose raw row central has", m.raw_position);
         registry.register("tideline_gateway_raw_lag_records", "Records whose raw row has not left", m.raw_lag_records);
         registry.register("tideline_gateway_trimmed_segments", "Segments of the log deleted", m.trimmed_segments);

@@ -2,6 +2,9 @@
 //! Redis is rebuilt.
 //!
 //! Always one unbroken story: an entry begins where the one before it ended. What became void is cut off before anything is replayed.
+//!
+//! Entries are flushed once a second, and a machine that loses power may have written a later one and not an earlier one. So the last
+//! file ends at its first bad entry. Whether that was such a torn write or damage, Redis tells: it holds what was not flushed.
 
 mod file;
 #[cfg(test)]
@@ -15,10 +18,12 @@ use regional_redis::{Lsn, Shard};
 use uuid::Uuid;
 
 use crate::log::LogError;
-use file::{Entry, HEADER_BYTES};
+use file::{Complete, Entry, HEADER_BYTES};
 
 /// A file is this long: it fits into memory, and is written anew when a part of it becomes void.
 const FILE_BYTES: usize = 4 * 1024 * 1024;
+
+const FOLLOWED: &str = "an entry has a wrong checksum, and a complete one follows it";
 
 /// The outcomes of one shard's log.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub struct OutcomeLog {
     logged: Lsn,
     /// Up to here they survive this machine.
     synced: Lsn,
+    /// Where the last file was damaged, or its end torn with a later entry whole. Cut off when the next entry is written.
+    cut: Option<usize>,
     /// Where the last reading ended: reading on is cheap.
     cursor: Option<(PathBuf, usize, Lsn)>,
     /// A new file begins when the open one is this long.
@@ -53,24 +60,33 @@ pub enum Decided {
 }
 
 impl OutcomeLog {
-    /// Opens what is in `folder`. A torn end is cut off: nobody was told that it is there.
+    /// Opens what is in `folder`. A torn end is cut off: nobody was told that it is there. If complete entries follow what is torn, it
+    /// stays until the next entry is written: [`Self::suspected`].
     pub fn open(folder: &Path, gateway: Uuid, shard: Shard) -> Result<Self, LogError> {
         fs::create_dir_all(folder).map_err(io(folder))?;
         let header = file::header(gateway, shard);
         let mut files = file::list(folder).map_err(io(folder))?;
-        let (mut open, mut logged) = (None, Lsn(0));
+        let (mut open, mut logged, mut cut, mut newest) = (None, Lsn(0), None, true);
         while let Some((first, path)) = files.last() {
             let bytes = fs::read(path).map_err(io(path))?;
-            let (end, last) = file::complete_end(path, &bytes, &header)?;
-            if end > HEADER_BYTES {
+            let Complete { end, last, followed } = file::complete(path, &bytes, &header)?;
+            if followed && !newest {
+                return Err(LogError::Damaged { path: path.clone(), at: end as u64, what: FOLLOWED }); // it was flushed
+            }
+            if end > HEADER_BYTES || followed {
                 let opened = File::options().read(true).write(true).open(path).map_err(io(path))?;
-                opened.set_len(end as u64).and_then(|()| opened.sync_all()).map_err(io(path))?;
-                debug_assert!(*first <= last);
-                (open, logged) = (Some((opened, end)), last);
+                if !followed {
+                    end_at(&opened, end).map_err(io(path))?;
+                }
+                debug_assert!(*first <= last || followed);
+                // Without an entry of its own it goes on where the file before it ended.
+                let before = Lsn(first.0 - 1);
+                (open, logged, cut) = (Some((opened, end)), last.max(before), followed.then_some(end));
                 break;
             }
             fs::remove_file(path).map_err(io(path))?; // it was torn before its first entry was whole
             files.pop();
+            newest = false;
         }
         Ok(Self {
             folder: folder.to_owned(),
@@ -79,6 +95,7 @@ impl OutcomeLog {
             open,
             logged,
             synced: logged,
+            cut,
             cursor: None,
             file_bytes: FILE_BYTES,
         })
@@ -94,6 +111,12 @@ impl OutcomeLog {
         self.synced
     }
 
+    /// If outcomes up to `applied` are missing, and Redis does not hold them either, the last file was damaged here.
+    pub fn suspected(&self, applied: Lsn) -> Option<LogError> {
+        let ((_, path), at) = (self.files.last()?, self.cut?);
+        Some(LogError::OutcomesDamaged { path: path.clone(), at: at as u64, logged: self.logged, applied })
+    }
+
     /// Adds what is not here yet; what is stays as it is. The flush comes with [`Self::sync`]. On a full disk
     /// ([`LogError::is_full`]) nothing is added, and it can be tried again.
     pub fn append(&mut self, outcomes: &Outcomes) -> Result<(), LogError> {
@@ -103,6 +126,9 @@ impl OutcomeLog {
         let outcomes = clip(outcomes, self.logged, Lsn(outcomes.last));
         if self.open.as_ref().is_none_or(|(_, end)| *end >= self.file_bytes) {
             self.sync()?; // only the last file may be torn
+            if let Some((file, end)) = &self.open {
+                end_at(file, *end).map_err(io(&self.folder))?; // a full disk may have taken half of an entry
+            }
             let (first, path) = (Lsn(outcomes.prev + 1), file::path(&self.folder, Lsn(outcomes.prev + 1)));
             let file = File::options().create(true).truncate(true).read(true).write(true).open(&path);
             let file = file.map_err(io(&path))?;
@@ -113,6 +139,10 @@ impl OutcomeLog {
             self.open = Some((file, HEADER_BYTES));
         }
         let Some((file, end)) = &mut self.open else { unreachable!("it was opened above") };
+        if self.cut.is_some() {
+            end_at(file, *end).map_err(io(&self.folder))?;
+            self.cut = None;
+        }
         let entry = file::encode(&self.header, &outcomes);
         file::write_at(file, &entry, *end).map_err(io(&self.folder))?;
         *end += entry.len();
@@ -141,25 +171,30 @@ impl OutcomeLog {
         // From the newest on: a crash in between leaves an unbroken story.
         while let Some((_, path)) = self.files.pop_if(|(first, _)| *first > last) {
             fs::remove_file(&path).map_err(io(&path))?;
+            self.cut = None;
         }
         file::sync_folder(&self.folder).map_err(io(&self.folder))?;
-        (self.logged, self.synced) = (Lsn(0), Lsn(0));
-        if let Some((_, path)) = self.files.last() {
-            let bytes = fs::read(path).map_err(io(path))?;
-            let mut kept = self.header.to_vec();
-            for Entry { outcomes, .. } in file::entries(&bytes, HEADER_BYTES) {
-                if outcomes.prev >= last.0 {
-                    break;
-                }
+        let Some((first, path)) = self.files.last() else {
+            (self.logged, self.synced, self.cut) = (Lsn(0), Lsn(0), None);
+            return Ok(());
+        };
+        let bytes = fs::read(path).map_err(io(path))?;
+        let open = || File::options().read(true).write(true).open(path).map_err(io(path));
+        let (mut kept, mut logged, mut end) = (self.header.to_vec(), Lsn(first.0 - 1), HEADER_BYTES);
+        self.logged = logged;
+        for Entry { outcomes, end: behind } in file::entries(&bytes, HEADER_BYTES) {
+            (self.logged, end) = (Lsn(outcomes.last), behind);
+            if outcomes.prev < last.0 {
                 let outcomes = clip(&outcomes, Lsn(0), last);
                 kept.extend(file::encode(&self.header, &outcomes));
-                self.logged = Lsn(outcomes.last);
+                logged = Lsn(outcomes.last);
             }
-            crate::folder::write_durably(path, &kept).map_err(io(path))?;
-            let file = File::options().read(true).write(true).open(path).map_err(io(path))?;
-            self.open = Some((file, kept.len()));
-            self.synced = self.logged;
         }
+        // On a full disk this file stays as it is, and it can be tried again.
+        (self.open, self.synced) = (Some((open()?, end)), self.synced.min(self.logged));
+        crate::folder::write_durably(path, &kept).map_err(io(path))?;
+        self.open = Some((open()?, kept.len()));
+        (self.logged, self.synced, self.cut) = (logged, logged, None);
         Ok(())
     }
 
@@ -196,7 +231,11 @@ impl OutcomeLog {
             self.cursor = Some((path, offset, Lsn(last.last + 1)));
             return Ok(found);
         }
-        // The file is at its end: the next one goes on.
+        // The file is at its end: the next one goes on. Only the last may have a torn one.
+        let is_last = self.files.last().is_some_and(|(_, last)| *last == path);
+        if !is_last && offset < bytes.len() {
+            return Err(LogError::Damaged { path, at: offset as u64, what: "an entry has a wrong checksum" });
+        }
         match self.files.iter().find(|(first, other)| *first >= from && *other != path).map(|(first, _)| *first) {
             Some(next) => self.read(next),
             None => Err(LogError::Damaged { path, at: offset as u64, what: "an entry has a wrong checksum" }),
@@ -212,6 +251,14 @@ impl OutcomeLog {
         }
         Ok(())
     }
+}
+
+/// What is behind `end` goes, durably.
+fn end_at(file: &File, end: usize) -> std::io::Result<()> {
+    if file.metadata()?.len() > end as u64 {
+        file.set_len(end as u64)?;
+    }
+    file.sync_all()
 }
 
 /// Of each record in (`prev`, `last`] of these outcomes.

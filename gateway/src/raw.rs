@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 
 /// Of the records in a frame; central takes some more for what is around them.
 const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Of a record that goes alone: central ends the stream for a larger frame, again and again. No record of this version is as long.
+const LONE_RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX + 60 * 1024;
 /// Frames that central has not acknowledged: it inserts what waits together.
 const UNACKED_MAX: usize = 4;
 /// Little goes together.
@@ -98,6 +100,11 @@ impl Shipper {
                     let stays = sites.raw(&logged.record.site) == Raw::None;
                     if let Some(outcome) = outcome.filter(|_| !stays) {
                         let record = logged.record.encode_to_vec();
+                        if record.len() > LONE_RECORD_BYTES_MAX {
+                            self.leave_out(logged.lsn, record.len());
+                            last = Some(logged.lsn);
+                            continue;
+                        }
                         if bytes > 0 && bytes + record.len() > FRAME_BYTES_MAX {
                             full = true;
                             break 'frame;
@@ -121,6 +128,16 @@ impl Shipper {
         self.metrics.raw_batches.inc_by(batches.len() as u64);
         let (shard, generation, logged) = (self.shard.0, self.generation, shipment.logged.0);
         Ok(Some(RawRows { shard, generation, last: last.0, logged, batches }))
+    }
+
+    /// Rather one batch without its raw row than no raw row any more, and a log that is never trimmed.
+    fn leave_out(&self, record: Lsn, bytes: usize) {
+        self.metrics.raw_too_large.inc();
+        tracing::error!(
+            %record,
+            bytes,
+            "a record is too large for a frame to central: it is counted, and its raw row never leaves; the audit will name it"
+        );
     }
 
     /// Central has them.

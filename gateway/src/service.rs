@@ -20,7 +20,7 @@ use enter::{Entered, Surroundings, enter};
 
 use crate::address::TrustedProxies;
 use crate::admin::{self, Admin};
-use crate::apply::{Applier, ApplyError, Start};
+use crate::apply::{Applier, ApplyError, Elsewhere, Start};
 use crate::capacity::Capacity;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -34,7 +34,6 @@ use crate::log::{Log, LogError, Opened};
 use crate::metrics::Metrics;
 use crate::sites::Sites;
 use crate::throttle::Throttles;
-use crate::trim::Trimming;
 use crate::user_agent::{Agents, AgentsError};
 
 /// The one shard there is so far.
@@ -51,6 +50,9 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Why a gateway does not start, or ends.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A setting.
+    #[error("the gateway's configuration is wrong: {0}")]
+    Config(String),
     /// The data folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -87,6 +89,9 @@ pub enum Error {
 
 /// Runs a gateway until `stop`, then drains it: sessions first, then the log, then what is left to apply.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    if let Some(problem) = config.problem() {
+        return Err(Error::Config(problem));
+    }
     let cores = if config.cores > 0 { config.cores } else { thread::available_parallelism().map_or(1, |n| n.get()) };
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::new(&mut registry));
@@ -98,7 +103,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         sites: Sites::default(),
         clock: Clock::new(),
         in_flight: InFlight::default(),
-        agents: Agents::try_new()?,
+        agents: Arc::new(Agents::try_new()?),
         geo: config.geo_database.as_deref().map(Geo::try_open).transpose()?,
     });
     let (bound, listeners) = listen::bind(config.listen, cores)?;
@@ -117,8 +122,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         drop(entered);
         match elsewhere {
             // Its id is not given up: of two folders the one whose gateway runs is the newer.
-            Ok(true) => folder.become_another()?,
-            Ok(false) => folder.become_new()?,
+            Ok(Elsewhere::Runs) => folder.become_another()?,
+            Ok(Elsewhere::Nobody) => folder.become_new()?,
+            Ok(Elsewhere::Unknown) => tracing::warn!("redis was lost meanwhile; it is asked again once it counts"),
             Err(error) => tracing::warn!(%error, "redis lost; whether this gateway runs elsewhere is asked again"),
         }
         if opened_as != folder.id() {
@@ -128,7 +134,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         let Some(again) = enter(&around, &folder, &opened).await? else { return Ok(()) };
         entered = again;
     }
-    let Entered { entrance, mut session, uplinked, .. } = entered;
+    let Entered { entrance, mut session, uplinked, trimming, .. } = entered;
     if !folder.entered() {
         let mut central = entrance.central.clone();
         tokio::select! {
@@ -170,8 +176,6 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let applier = Applier::new(start, &session, Arc::clone(&ingest), Arc::clone(&metrics), Arc::clone(&ready));
     let mut applying = AbortOnDropHandle::new(tokio::spawn(applier.run(session)));
     let delivery = Arc::clone(&entrance.delivery);
-    let trimming = Trimming::new(folder.log(SHARD), Arc::clone(&delivery), Arc::clone(&metrics));
-    let trimming = AbortOnDropHandle::new(tokio::spawn(trimming.run()));
 
     // From the page to the log.
     let serving = CancellationToken::new();

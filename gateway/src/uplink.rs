@@ -115,6 +115,11 @@ impl Central {
         self.told.borrow().is_some()
     }
 
+    /// The region that this gateway introduces itself with.
+    pub fn region(&self) -> String {
+        self.hello.borrow().region.clone()
+    }
+
     /// The highest record of this shard that it knows.
     pub fn highest(&self) -> Lsn {
         let told = self.told.borrow();
@@ -178,7 +183,7 @@ impl Uplink {
                         *wait = RETRY_MIN;
                         self.take(&configuration, entered, &asked.told);
                     }
-                    Some(FromCentral::Progress(progress)) => {
+                    Some(FromCentral::Progress(progress)) if progress.shard == self.shipper.shard().0 => {
                         self.shipper.delivery().progress(&progress);
                         ships = true; // central takes raw rows: it says how far it is
                     }

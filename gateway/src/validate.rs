@@ -23,9 +23,15 @@ pub use reason::{explain, is_final, label};
 const EVENT_AGE_MS_MAX: i128 = limits::ACCEPT_LONG_MS as i128;
 /// An event may be this much ahead of its arrival, by the device's clock; it counts as just arrived.
 const EVENT_AHEAD_MS_MAX: i128 = 5 * 60 * 1000;
-/// Bytes of names, pages and properties that one batch may stand for. References make a small batch stand for much: 256 KiB of
-/// them could be written out as 260 MB, in the log and in every queue before Redis. An agent's batch of 16 KiB stands for less.
-const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes that the events of one batch may take in its record. References make a small batch stand for much: 256 KiB of them
+/// could be written out as 260 MB, in the log and in every queue before Redis. An agent's batch of 16 KiB stands for less. Central
+/// takes 64 KiB more in a frame: what else is in a record is below 16 KiB, or a batch could never leave as a raw row.
+const EVENTS_BYTES_MAX: usize = 1024 * 1024;
+/// What an event takes beside its strings: a tag and up to three bytes of length for itself and for name, hostname and path, and
+/// tags and numbers of up to ten bytes for its time, five for its engagement, three for its place in the batch.
+const EVENT_FRAME_BYTES: usize = 4 * 4 + 11 + 6 + 4;
+/// A property's tag and length.
+const PROP_FRAME_BYTES: usize = 3;
 /// An agent reports engagement every few seconds. A page in use for longer than this between two events was not in use.
 const ENGAGED_MS_MAX: u32 = 60 * 60 * 1000;
 /// Bytes of a language tag: the longest that RFC 5646 asks implementations to hold.
@@ -88,9 +94,11 @@ pub struct Page {
 }
 
 impl ValidEvent<'_> {
+    /// What it takes in a record at most, encoded.
     fn recorded_bytes(&self) -> usize {
-        let props: usize = self.props.iter().map(|(key, value)| key.len() + value.len()).sum();
-        self.name.len() + self.page.hostname.len() + self.page.path.len() + props
+        let prop = |(key, value): &(&str, &str)| key.len() + value.len() + 2 * PROP_FRAME_BYTES;
+        let strings = self.name.len() + self.page.hostname.len() + self.page.path.len();
+        EVENT_FRAME_BYTES + strings + self.props.iter().map(prop).sum::<usize>()
     }
 
     /// A pageview; everything else is an event.
@@ -148,7 +156,7 @@ pub fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
             match valid_event(index, event, at_ms, clocks, &mut strings) {
                 Ok(event) => {
                     recorded_bytes += event.recorded_bytes();
-                    if recorded_bytes <= RECORD_BYTES_MAX {
+                    if recorded_bytes <= EVENTS_BYTES_MAX {
                         validated.events.push(event);
                     } else {
                         dropped.events(Reason::RecordTooLarge, 1);

@@ -32,6 +32,13 @@ pub trait Connection: ConnectionLike + Send + Sync {
 }
 
 impl Server {
+    /// What is wrong with the address, if anything. Says nothing of it: it may hold a password.
+    pub fn problem(&self) -> Option<String> {
+        let Self::Url(url) = self else { return None };
+        let error = Client::open(url.as_str()).err()?;
+        Some(format!("it is not a Redis URL: give redis://host:port or unix:///path ({error})"))
+    }
+
     pub(crate) async fn connect(&self) -> Result<Box<dyn Connection>, RedisError> {
         match self {
             Self::Url(url) => {

@@ -54,6 +54,13 @@ impl Link {
         Ok(())
     }
 
+    /// Writes down how many replicas this leader waits for: gateways wait for as many, and would go on waiting for those of the
+    /// leader before it.
+    pub async fn say_replicas(&mut self) -> Result<(), LinkError> {
+        let replicas = self.replicas.unwrap_or(0);
+        Ok(self.function("tideline_barrier").arg(replicas).exec_async(&mut self.connection).await?)
+    }
+
     /// Refuses a Redis that evicts, or acknowledges what no barrier can make durable.
     pub async fn check_durable(&mut self) -> Result<(), LinkError> {
         let replicas = self.replicas().await?;

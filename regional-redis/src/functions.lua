@@ -250,21 +250,23 @@ local function apply(_, argv)
   return {'OK', stored}
 end
 
--- register: shard, gateway, incarnation, epoch:run -> OK, floor of its clock, applied LSN | REBUILD, floor | RETIRED | WAIT.
--- A barrier follows before the answer is used.
+-- register: shard, gateway, incarnation, epoch:run -> OK, floor of its clock, applied LSN | REBUILD, floor | REBUILDING |
+-- RETIRED | WAIT. REBUILDING: others are waited for, and nothing is written. A barrier follows before the answer is used.
 local function register(_, argv)
   local p, gw = '{' .. argv[1] .. '}:', argv[2]
   if redis.call('GET', p .. 'e') ~= argv[4] then return {'WAIT'} end
   if redis.call('SISMEMBER', p .. 'rg', gw) == 1 then return {'RETIRED'} end   -- central's rows stand in for its log
+  local remembers = redis.call('SISMEMBER', p .. 'r', gw) == 1
+  if rebuilding(p) and not remembers then return {'REBUILDING'} end             -- it would be ready, and count nothing
   local mark = tonumber(string.match(redis.call('HGET', p .. 'b', gw) or '', '^%d+') or 0)
   local floor = math.max(mark, tonumber(redis.call('GET', p .. 'h') or 0))
   redis.call('HSET', p .. 'i', gw, argv[3])
-  if redis.call('SISMEMBER', p .. 'r', gw) == 1 then return {'REBUILD', floor} end
+  if remembers then return {'REBUILD', floor} end
   redis.call('HSETNX', p .. 'a', gw, 0)
   return {'OK', floor, tonumber(redis.call('HGET', p .. 'a', gw))}
 end
 
--- retire: shard, gateway, epoch:run. Its applied LSN stays: what it counted is counted.
+-- retire: shard, gateway, epoch:run. Its applied LSN stays until a settled flush covers it: what it counted is counted.
 local function retire(_, argv)
   local p, gw = '{' .. argv[1] .. '}:', argv[2]
   if redis.call('GET', p .. 'e') ~= argv[3] then return {'WAIT'} end
@@ -443,7 +445,8 @@ local function durable(_, argv)
   return {'OK'}
 end
 
--- settle: shard, term, epoch:run, flush; after central's ack -> OK, 1 if it was there.
+-- settle: shard, term, epoch:run, flush; after central's ack -> OK, 1 if it was there. What is known of a retired gateway goes
+-- with the flush that covers all that it applied: central knows it from then on.
 local function settle(_, argv)
   local p, n = '{' .. argv[1] .. '}:', argv[4]
   local no = deposed(p, argv[2], argv[3])
@@ -452,8 +455,14 @@ local function settle(_, argv)
   if not facts then return {'OK', 0} end                        -- never the open bucket
   local vector = cmsgpack.unpack(facts)[3]
   in_chunks('HSET', p .. 'o', vector)
-  for i = 1, #vector, 2 do                                      -- nobody will ask for what a retired gateway did not log
-    if redis.call('SISMEMBER', p .. 'rg', vector[i]) == 1 then forget_outcomes(p, vector[i], tonumber(vector[i + 1])) end
+  for i = 1, #vector, 2 do
+    local gw, covered = vector[i], tonumber(vector[i + 1])
+    if redis.call('SISMEMBER', p .. 'rg', gw) == 1 then
+      forget_outcomes(p, gw, covered)                           -- nobody will ask for what it did not log
+      if tonumber(redis.call('HGET', p .. 'a', gw) or 0) <= covered then
+        for _, key in ipairs({'a', 'k', 'o'}) do redis.call('HDEL', p .. key, gw) end
+      end
+    end
   end
   redis.call('HDEL', p .. 'c', n)
   redis.call('UNLINK', p .. 'w:' .. n, p .. 'wt:' .. n, p .. 'wu:' .. n, p .. 'wv:' .. n, p .. 'wo:' .. n)

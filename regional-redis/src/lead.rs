@@ -76,14 +76,19 @@ pub enum Approved {
 impl Link {
     /// Makes this Redis a region's, for ever; answers whose it is.
     pub async fn claim(&mut self, region: &str) -> Result<String, LinkError> {
-        let (key, field) = (self.shard.key("g"), "region");
-        let read = || redis::cmd("HGET").arg(&key).arg(field).to_owned();
-        let found: Option<String> = read().query_async(&mut self.connection).await?;
-        if let Some(owner) = found {
+        if let Some(owner) = self.region().await? {
             return Ok(owner);
         }
-        redis::cmd("HSETNX").arg(&key).arg(field).arg(region).exec_async(&mut self.connection).await?;
-        Ok(read().query_async(&mut self.connection).await?)
+        let key = self.shard.key("g");
+        redis::cmd("HSETNX").arg(key).arg("region").arg(region).exec_async(&mut self.connection).await?;
+        Ok(self.region().await?.unwrap_or_default())
+    }
+
+    /// Whose Redis this is; `None`: no leader has claimed it yet.
+    pub async fn region(&mut self) -> Result<Option<String>, LinkError> {
+        let mut read = redis::cmd("HGET");
+        read.arg(self.shard.key("g")).arg("region");
+        Ok(read.query_async(&mut self.connection).await?)
     }
 
     /// What a leader compares with central before it approves.

@@ -11,6 +11,8 @@ pub enum Registered {
     Wait,
     /// Its id was retired, for ever: what it counted stays counted.
     Retired,
+    /// Redis was lost, and the rebuild waits for other gateways: nothing is applied until the last of them has remembered.
+    Rebuilding,
     /// Redis was lost, and the rebuild waits for this gateway: it remembers what it had counted, then calls
     /// [`Link::rebuilt`]. Until then nothing of it is applied.
     Rebuild {
@@ -70,6 +72,7 @@ impl Link {
         match reply.word.as_str() {
             "WAIT" => Ok(Registered::Wait),
             "RETIRED" => Ok(Registered::Retired),
+            "REBUILDING" => Ok(Registered::Rebuilding),
             "REBUILD" => Ok(Registered::Rebuild { clock_floor_ms: reply.number(0)? }),
             "OK" => Ok(Registered::At { clock_floor_ms: reply.number(0)?, applied: reply.lsn(1)? }),
             _ => Err(reply.unknown()),
@@ -80,6 +83,13 @@ impl Link {
     pub async fn incarnation(&mut self, gateway: &str) -> Result<Option<String>, LinkError> {
         let mut read = redis::cmd("HGET");
         read.arg(self.shard.key("i")).arg(gateway);
+        Ok(read.query_async(&mut self.connection).await?)
+    }
+
+    /// Its id was retired.
+    pub async fn is_retired(&mut self, gateway: &str) -> Result<bool, LinkError> {
+        let mut read = redis::cmd("SISMEMBER");
+        read.arg(self.shard.key("rg")).arg(gateway);
         Ok(read.query_async(&mut self.connection).await?)
     }
 

@@ -137,7 +137,7 @@ impl Gateway {
         let registered = link.register(&self.name, &incarnation, &approved).await.ok()?;
         link.barrier().await.ok()?;
         self.applied = match registered {
-            Registered::Wait | Registered::Retired => return None,
+            Registered::Wait | Registered::Rebuilding | Registered::Retired => return None,
             Registered::At { applied: Lsn(applied), .. } => {
                 self.outcomes.split_off(&(applied + 1));
                 self.log(&link.unlogged(&self.name).await.ok()?);

@@ -109,3 +109,29 @@ async fn what_cannot_work_is_an_error_before_anything_starts() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[tokio::test]
+async fn how_full_redis_is_is_told_while_central_is_away() {
+    let mut bench = Bench::new().await;
+    bench.central.kill().await;
+    let aggregator = bench.start("a");
+    let told = async || {
+        let (_, text) = aggregator.admin("/metrics").await;
+        let used = text.lines().find_map(|line| line.strip_prefix("tideline_aggregator_redis_memory_used_bytes "));
+        used.is_some_and(|used| used != "0")
+    };
+    until("what redis holds", told).await;
+    aggregator.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn gateways_do_not_wait_for_the_replicas_of_an_earlier_leader() {
+    let bench = Bench::new().await;
+    let mut connection = bench.redis.connection().await;
+    redis::cmd("SET").arg("{0}:q").arg(2).exec_async(&mut connection).await.unwrap();
+    let aggregator = bench.start("a");
+    aggregator.is_ready().await;
+    let waited_for: u64 = redis::cmd("GET").arg("{0}:q").query_async(&mut connection).await.unwrap();
+    assert_eq!(waited_for, 0);
+    aggregator.stop().await.unwrap();
+}

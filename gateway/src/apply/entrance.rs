@@ -12,12 +12,17 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::ApplyError;
+use crate::controls;
 use crate::delivery::Delivery;
 use crate::ingest::Ingest;
 use crate::log::{LogError, Reader};
 use crate::outcomes::Decided;
 use crate::uplink::{Carried, Central};
 
+/// A rebuild takes as long as its slowest gateway.
+const REBUILDING_RETRY: Duration = Duration::from_secs(1);
+/// A full disk is made free by a person.
+const ROOM_RETRY: Duration = Duration::from_secs(1);
 /// A gateway that runs learns within its next report that another one registered under its id, and registers again.
 const REGISTERS_AGAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -68,12 +73,40 @@ pub enum NotYet {
     /// Not reached, or it broke.
     #[error(transparent)]
     Redis(#[from] LinkError),
+    /// Redis was lost, and others have not remembered yet what they had counted.
+    #[error("redis was lost and is rebuilt; it counts when the last gateway has remembered what it had counted")]
+    Rebuilding,
+    /// There is no room for what Redis decided.
+    #[error("the disk is full: {0}")]
+    Full(LogError),
     /// Redis was lost, and central, which knows what it had counted, is away.
     #[error("redis was lost, and central is away, which knows what it had counted")]
     Central,
     /// Another process of this id.
     #[error("another process registered as this gateway: was its data folder copied?")]
     Fenced,
+}
+
+impl NotYet {
+    /// How long to wait before it is tried again.
+    pub(crate) fn retry(&self, otherwise: Duration) -> Duration {
+        match self {
+            Self::Rebuilding => REBUILDING_RETRY,
+            Self::Full(_) => ROOM_RETRY,
+            Self::Unapproved | Self::Redis(_) | Self::Central | Self::Fenced => otherwise,
+        }
+    }
+}
+
+/// Whether another process has this gateway's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It took the registration back: this folder is a copy, and the gateway is not lost.
+    Runs,
+    /// Nobody did, or the id is retired.
+    Nobody,
+    /// The registration is gone, and the id is not retired: Redis was lost meanwhile, and says nothing about it.
+    Unknown,
 }
 
 enum Ended {
@@ -94,12 +127,19 @@ impl Entrance {
 
     async fn attempt(&self, last: Lsn) -> Result<Entry, Ended> {
         let mut link = Link::connect(&self.redis, self.shard).await?;
+        if let Some(owner) = link.region().await? {
+            let region = self.central.region();
+            if owner != region {
+                return Err(Ended::Fatal(ApplyError::Region { owner, region }));
+            }
+        }
         let approved = link.approved().await?.ok_or(NotYet::Unapproved)?;
         let (gateway, incarnation) = (self.gateway.to_string(), Uuid::new_v4().to_string());
         let registered = link.register(&gateway, &incarnation, &approved).await?;
         link.barrier().await?;
         let (clock_floor_ms, applied) = match registered {
             Registered::Wait => return Err(NotYet::Unapproved.into()),
+            Registered::Rebuilding => return Err(NotYet::Rebuilding.into()),
             Registered::Retired => return Err(Ended::Fatal(ApplyError::Retired(self.gateway))),
             Registered::Rebuild { clock_floor_ms } => (clock_floor_ms, None),
             Registered::At { applied, clock_floor_ms } => (clock_floor_ms, Some(applied)),
@@ -128,11 +168,12 @@ impl Entrance {
         }
         self.check_kept(session.applied)?;
         if applied.is_some() {
-            self.delivery.void_above(session.applied)?;
+            if controls::keeps("1-void") {
+                self.delivery.void_above(session.applied)?;
+            }
             let stored = session.link.unlogged(&gateway).await?;
-            self.delivery.adopt(&stored, session.applied)?;
-            let logged = self.delivery.logged();
-            if logged < session.applied {
+            if !self.delivery.adopt(&stored, session.applied)? {
+                let logged = self.delivery.logged();
                 // Redis lets go of outcomes once they are on this disk: a folder without them was restored from an older copy,
                 // even if its records are all there. In a rebuild it could not say which of them had been counted.
                 tracing::warn!(%logged, applied = %session.applied, "outcomes are missing that this gateway had logged");
@@ -159,7 +200,14 @@ impl Entrance {
         let mut reader = Reader::new(&self.log);
         let (mut from, mut remembered, mut unknown) = (self.delivery.first(), 0, 0);
         while from <= accepted {
-            let records = reader.read(from, accepted, BATCHES_MAX)?;
+            let records = match reader.read(from, accepted, BATCHES_MAX) {
+                // Trimmed meanwhile: nobody can send any of those again.
+                Err(LogError::Trimmed { first, .. }) => {
+                    from = first;
+                    continue;
+                }
+                read => read?,
+            };
             let Some(through) = records.last().map(|logged| logged.lsn) else { break };
             let known = self.delivery.known(from, through)?;
             let (mut named, mut batches) = (HashSet::new(), Vec::with_capacity(records.len()));
@@ -184,6 +232,9 @@ impl Entrance {
         let gateway = self.gateway.to_string();
         taken(session.link.rebuilt(&gateway, &session.incarnation, &session.approved, accepted).await?)?;
         tracing::warn!(%accepted, remembered, unknown, "redis was lost; it knows this gateway's batches again");
+        if !session.link.waiting().await?.is_empty() {
+            return Err(NotYet::Rebuilding.into());
+        }
         Ok(())
     }
 }
@@ -194,18 +245,19 @@ impl Session {
         self.link.retire(&gateway.to_string(), &self.approved).await
     }
 
-    /// Another process of this id took the registration back: this folder is a copy, and the gateway is not lost.
-    pub async fn runs_elsewhere(&mut self, gateway: Uuid) -> Result<bool, LinkError> {
+    /// Whether another process of this id takes the registration back.
+    pub async fn runs_elsewhere(&mut self, gateway: Uuid) -> Result<Elsewhere, LinkError> {
         let (gateway, until) = (gateway.to_string(), Instant::now() + REGISTERS_AGAIN_MAX);
         while Instant::now() < until {
             sleep(Duration::from_millis(100)).await;
             match self.link.incarnation(&gateway).await? {
                 Some(incarnation) if incarnation == self.incarnation => {}
-                Some(_) => return Ok(true),
-                None => return Ok(false), // retired, or of a Redis that was lost meanwhile
+                Some(_) => return Ok(Elsewhere::Runs),
+                None if self.link.is_retired(&gateway).await? => return Ok(Elsewhere::Nobody),
+                None => return Ok(Elsewhere::Unknown),
             }
         }
-        Ok(false)
+        Ok(Elsewhere::Nobody)
     }
 
     fn epoch(&self) -> Option<u64> {
@@ -241,6 +293,21 @@ impl From<ApplyError> for Ended {
 
 impl From<LogError> for Ended {
     fn from(error: LogError) -> Self {
-        Self::Fatal(error.into())
+        if error.is_full() { Self::NotYet(NotYet::Full(error)) } else { Self::Fatal(error.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_a_broken_one_is_not() {
+        let ended = |kind: io::ErrorKind| Ended::from(LogError::Io { path: "raw".into(), source: kind.into() });
+        let Ended::NotYet(why) = ended(io::ErrorKind::StorageFull) else { panic!("it ends the gateway") };
+        assert!(matches!(why, NotYet::Full(_)), "{why}");
+        assert!(matches!(ended(io::ErrorKind::PermissionDenied), Ended::Fatal(ApplyError::Log(_))));
     }
 }

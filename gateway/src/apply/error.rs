@@ -31,6 +31,16 @@ pub enum ApplyError {
         /// The first record that is kept.
         first: Lsn,
     },
+    /// The address leads to another region's counts.
+    #[error(
+        "this is the Redis of region {owner:?}, and this gateway's region is {region:?}: `redis` or `region` is wrong; what it counted here would be {owner:?}'s"
+    )]
+    Region {
+        /// Whose it is.
+        owner: String,
+        /// The gateway's own.
+        region: String,
+    },
     /// Somebody retired this id.
     #[error(
         "gateway {0} was retired, for ever: its records stand as central has them. Take its data folder away; the gateway then starts under a new id"

@@ -80,3 +80,58 @@ fn redis_is_right_about_what_it_holds() {
     assert_eq!(counted(&delivery), [(1, 1), (2, 1), (3, 1), (4, 0), (5, 0)]);
     assert_eq!(delivery.shipped().0, 1);
 }
+
+#[test]
+fn outcomes_that_neither_redis_nor_the_log_holds_are_not_jumped_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let delivery = open(folder.path());
+    delivery.append(&call(1, 0, 4, &[1])).unwrap();
+    assert!(!delivery.adopt(&[call(1, 6, 8, &[7])], Lsn(8)).unwrap(), "5 and 6");
+    assert!(!delivery.adopt(&[], Lsn(8)).unwrap());
+    assert_eq!(delivery.logged(), Lsn(4), "nothing is taken");
+    assert!(delivery.adopt(&[call(1, 4, 6, &[5]), call(1, 6, 8, &[7])], Lsn(8)).unwrap());
+    assert_eq!(delivery.logged(), Lsn(8));
+}
+
+/// A folder whose second of three outcomes is bad: the file, and what it held.
+fn with_a_bad_entry(folder: &Path) -> (PathBuf, Vec<u8>) {
+    let delivery = open(folder);
+    delivery.append(&call(1, 0, 4, &[1])).unwrap();
+    let path = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let path = path.into_iter().find(|path| path.extension().is_some_and(|end| end == "outcomes")).unwrap();
+    let end = std::fs::metadata(&path).unwrap().len() as usize;
+    delivery.append(&call(1, 4, 6, &[5])).unwrap();
+    delivery.append(&call(1, 6, 8, &[7])).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[end + 8] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    (path, bytes)
+}
+
+#[test]
+fn a_torn_write_is_filled_by_redis_and_damage_is_said_to_be_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, bytes) = with_a_bad_entry(folder.path());
+    for _ in 0..2 {
+        let delivery = open(folder.path());
+        assert_eq!(delivery.logged(), Lsn(4));
+        for stored in [vec![], vec![call(1, 6, 8, &[7])]] {
+            let damaged = delivery.adopt(&stored, Lsn(8)).unwrap_err();
+            let LogError::OutcomesDamaged { path: of, logged, applied, .. } = damaged else { panic!("{damaged}") };
+            assert_eq!((of, logged, applied), (path.clone(), Lsn(4), Lsn(8)));
+        }
+        let lost = delivery.fill_in(&[call(1, 6, 8, &[7])], Lsn(8)).unwrap_err();
+        assert!(matches!(lost, LogError::OutcomesDamaged { .. }), "{lost}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "the next start finds it too");
+    }
+    let delivery = open(folder.path());
+    assert!(delivery.adopt(&[call(1, 4, 6, &[5]), call(1, 6, 8, &[7])], Lsn(8)).unwrap());
+    drop(delivery);
+    assert_eq!(counted(&open(folder.path())), [(1, 1), (2, 0), (3, 0), (4, 0), (5, 1), (6, 0), (7, 1), (8, 0)]);
+
+    let folder = tempfile::tempdir().unwrap();
+    with_a_bad_entry(folder.path());
+    let delivery = open(folder.path());
+    delivery.fill_in(&[call(1, 4, 8, &[5, 7])], Lsn(8)).unwrap();
+    assert_eq!(counted(&delivery)[4..], [(5, 1), (6, 0), (7, 1), (8, 0)]);
+}

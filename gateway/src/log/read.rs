@@ -66,16 +66,26 @@ impl Reader {
             Some(at) => at,
             None => {
                 let missing = || LogError::Missing { path: self.folder.clone(), missing: lsn };
-                if let Some((first, _)) = segments(&self.folder)?.first()
-                    && lsn < *first
-                {
-                    return Err(LogError::Trimmed { path: self.folder.clone(), wanted: lsn, first: *first });
-                }
-                Position::open(&self.folder, lsn)?.and_then(|at| at.forward(lsn).transpose()).ok_or_else(missing)??
+                self.check_kept(lsn)?;
+                let at = match Position::open(&self.folder, lsn) {
+                    // Trimmed between the two, if it is not there any more.
+                    Err(error) => return Err(self.check_kept(lsn).err().unwrap_or(error)),
+                    Ok(at) => at,
+                };
+                at.and_then(|at| at.forward(lsn).transpose()).ok_or_else(missing)??
             }
         };
         let at = self.at.insert(at);
         Ok(Group::read(&at.bytes, at.offset).expect("forward stops at a group"))
+    }
+
+    fn check_kept(&self, lsn: Lsn) -> Result<(), LogError> {
+        match segments(&self.folder)?.first() {
+            Some((first, _)) if lsn < *first => {
+                Err(LogError::Trimmed { path: self.folder.clone(), wanted: lsn, first: *first })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -60,14 +60,24 @@ pub fn entries(bytes: &[u8], mut at: usize) -> impl Iterator<Item = Entry> + '_ 
     })
 }
 
-/// Where the complete entries end, and the last record they know of. Damage before another complete entry is an error.
-pub fn complete_end(path: &Path, bytes: &[u8], header: &[u8; HEADER_BYTES]) -> Result<(usize, Lsn), LogError> {
+/// Where the complete entries end.
+pub struct Complete {
+    pub end: usize,
+    /// The last record they know of.
+    pub last: Lsn,
+    /// What follows is not torn in the order in which it was written: another complete entry is behind it.
+    pub followed: bool,
+}
+
+/// Reads a whole file.
+pub fn complete(path: &Path, bytes: &[u8], header: &[u8; HEADER_BYTES]) -> Result<Complete, LogError> {
+    const EMPTY: Complete = Complete { end: 0, last: Lsn(0), followed: false };
     let damaged = |at: usize, what| LogError::Damaged { path: path.to_owned(), at: at as u64, what };
-    let Some(found) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok((0, Lsn(0))) };
+    let Some(found) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(EMPTY) };
     if found != header {
         let torn = !entry_follows(bytes, HEADER_BYTES) && bytes.len() == HEADER_BYTES;
         let what = "these outcomes are another gateway's, or their header is damaged";
-        return if torn { Ok((0, Lsn(0))) } else { Err(damaged(0, what)) };
+        return if torn { Ok(EMPTY) } else { Err(damaged(0, what)) };
     }
     let (mut end, mut last) = (HEADER_BYTES, None);
     for entry in entries(bytes, HEADER_BYTES) {
@@ -76,10 +86,7 @@ pub fn complete_end(path: &Path, bytes: &[u8], header: &[u8; HEADER_BYTES]) -> R
         }
         (end, last) = (entry.end, Some(entry.outcomes.last));
     }
-    if entry_follows(bytes, end) {
-        return Err(damaged(end, "an entry has a wrong checksum, and a complete one follows it"));
-    }
-    Ok((end, Lsn(last.unwrap_or(0))))
+    Ok(Complete { end, last: Lsn(last.unwrap_or(0)), followed: entry_follows(bytes, end) })
 }
 
 fn read(bytes: &[u8], at: usize) -> Option<Entry> {
@@ -95,7 +102,7 @@ fn read(bytes: &[u8], at: usize) -> Option<Entry> {
     Some(Entry { outcomes: Outcomes::decode(body).ok()?, end })
 }
 
-/// True if a complete entry starts behind `at`: then what is wrong at `at` is damage, not a torn write.
+/// True if a complete entry starts behind `at`.
 fn entry_follows(bytes: &[u8], at: usize) -> bool {
     let mut from = at;
     while let Some(found) = bytes.get(from..).and_then(|rest| rest.windows(4).position(|four| four == ENTRY)) {

@@ -57,25 +57,94 @@ fn what_is_torn_at_any_byte_is_cut_off_and_what_is_before_it_stays() {
     }
 }
 
+/// Three calls, and where the first two end.
+fn three_calls(folder: &Path) -> (PathBuf, [usize; 2]) {
+    let mut log = open(folder);
+    let mut end_of = |prev, last| {
+        log.append(&call(1, prev, last)).unwrap();
+        log.open.as_ref().unwrap().1
+    };
+    let ends = [end_of(0, 4), end_of(4, 9)];
+    end_of(9, 12);
+    (log.files[0].1.clone(), ends)
+}
+
 #[test]
-fn damage_before_a_complete_entry_is_not_skipped() {
+fn the_last_file_ends_at_its_first_bad_entry_and_remembers_what_followed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = open(folder.path());
-    log.append(&call(1, 0, 4)).unwrap();
-    let end = log.open.as_ref().unwrap().1;
-    log.append(&call(1, 4, 9)).unwrap();
-    let path = log.files[0].1.clone();
-    drop(log);
+    let (path, [first, second]) = three_calls(folder.path());
     let whole = fs::read(&path).unwrap();
-    for at in 0..end {
+    for at in 0..second {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
-        fs::write(&path, bytes).unwrap();
+        fs::write(&path, &bytes).unwrap();
         let opened = OutcomeLog::open(folder.path(), GATEWAY, Shard(0));
-        assert!(matches!(opened, Err(LogError::Damaged { .. })), "byte {at}");
+        if at < HEADER_BYTES {
+            assert!(matches!(opened, Err(LogError::Damaged { .. })), "byte {at}");
+            continue;
+        }
+        let log = opened.unwrap();
+        let kept = if at < first { 0 } else { 4 };
+        assert_eq!(log.logged(), Lsn(kept), "byte {at}");
+        assert!(matches!(log.suspected(Lsn(12)), Some(LogError::OutcomesDamaged { .. })), "byte {at}");
+        assert_eq!(fs::read(&path).unwrap(), bytes, "whoever must repair it finds it as it is");
+        // Redis held it all: a torn write.
+        let mut log = open(folder.path());
+        log.append(&call(2, kept, 20)).unwrap();
+        assert!(log.suspected(Lsn(20)).is_none());
+        drop(log);
+        let log = open(folder.path());
+        assert_eq!(log.logged(), Lsn(20), "byte {at}");
+        assert!(log.suspected(Lsn(20)).is_none(), "nothing of what followed is left");
     }
     fs::write(&path, whole).unwrap();
     assert!(OutcomeLog::open(folder.path(), Uuid::from_u128(8), Shard(0)).is_err(), "of another gateway");
+}
+
+#[test]
+fn damage_in_an_earlier_file_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, [first, second]) = three_calls(folder.path());
+    let mut log = open(folder.path());
+    log.file_bytes = 1;
+    log.append(&call(1, 12, 20)).unwrap();
+    drop(log);
+    let whole = fs::read(&path).unwrap();
+    for at in [first, second] {
+        let mut bytes = whole.clone();
+        bytes[at + 8] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let mut log = open(folder.path());
+        let read = log.read(Lsn(1)).unwrap();
+        let next = Lsn(read.last().unwrap().last + 1);
+        assert!(matches!(log.read(next), Err(LogError::Damaged { .. })), "an entry at byte {at}");
+    }
+    // Also where nothing of the last file was whole.
+    let mut bytes = whole;
+    bytes[first + 8] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    fs::write(file::path(folder.path(), Lsn(13)), b"").unwrap();
+    assert!(matches!(OutcomeLog::open(folder.path(), GATEWAY, Shard(0)), Err(LogError::Damaged { .. })));
+}
+
+#[test]
+fn what_became_void_can_be_cut_off_again_after_a_full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = open(folder.path());
+    log.append(&call(1, 0, 4)).unwrap();
+    log.append(&call(1, 4, 9)).unwrap();
+    log.file_bytes = 1;
+    log.append(&call(1, 9, 12)).unwrap();
+    // As on a full disk, the file cannot be written anew.
+    let in_the_way = log.files[0].1.with_extension("new");
+    fs::create_dir(&in_the_way).unwrap();
+    log.void_above(Lsn(4)).unwrap_err();
+    assert_eq!(log.logged(), Lsn(9), "what the file says that is left");
+    fs::remove_dir(&in_the_way).unwrap();
+    log.void_above(Lsn(4)).unwrap();
+    log.append(&call(2, 4, 6)).unwrap();
+    assert_eq!(all(&mut log), expected(&[call(1, 0, 4), call(2, 4, 6)]));
+    assert_eq!(open(folder.path()).logged(), Lsn(6));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::ingest::Ingest;
 use crate::log::{Opened, Reader};
 use crate::metrics::Metrics;
 use crate::raw::Shipper;
+use crate::trim::Trimming;
 use crate::uplink::{self, Uplink};
 
 /// What an entering gateway finds.
@@ -35,6 +36,7 @@ pub(super) struct Entered {
     /// Redis or central knows records of this id that its log does not hold.
     pub(super) ahead: bool,
     pub(super) uplinked: AbortOnDropHandle<()>,
+    pub(super) trimming: AbortOnDropHandle<()>,
 }
 
 /// Registers with central, then with Redis. Waits for both; without central the last run's configuration does, because Redis was
@@ -52,6 +54,9 @@ pub(super) async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Ope
     let (ingest, metrics) = (Arc::clone(with.ingest), Arc::clone(with.metrics));
     let reader = Reader::new(&log);
     let shipper = Shipper::new(SHARD, Arc::clone(&delivery), reader, Arc::clone(&ingest), Arc::clone(&metrics));
+    // From here on: on a full disk it makes the room that entering needs.
+    let trimming = Trimming::new(log.clone(), Arc::clone(&delivery), Arc::clone(&metrics));
+    let trimming = AbortOnDropHandle::new(tokio::spawn(trimming.run()));
     let (dial, cache) = (Arc::clone(&with.dial), folder.configuration());
     let uplink = Uplink { dial, ingest: Arc::clone(&ingest), cache, shipper, metrics };
     let wait_for_central = if uplink.restore() { Duration::from_secs(2) } else { Duration::MAX };
@@ -67,8 +72,8 @@ pub(super) async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Ope
     loop {
         let entering = async {
             let entry = entrance.enter(opened.last).await;
-            if let Ok(Entry::NotYet(_)) = entry {
-                tokio::time::sleep(RETRY).await;
+            if let Ok(Entry::NotYet(why)) = &entry {
+                tokio::time::sleep(why.retry(RETRY)).await;
             }
             entry
         };
@@ -88,6 +93,6 @@ pub(super) async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Ope
             }
         };
         let ahead = older || entrance.central.highest() > opened.last;
-        return Ok(Some(Entered { entrance, session, ahead, uplinked }));
+        return Ok(Some(Entered { entrance, session, ahead, uplinked, trimming }));
     }
 }

@@ -138,7 +138,7 @@ pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) 
     let site = Site { name: "shop".into(), origins: vec![ORIGIN.into()], timezone: "UTC".into(), raw: 0 };
     let salts = vec![Salt { day, key: vec![7; 16] }];
     sites.replace(&Configuration { sites: vec![site], salts, ..Default::default() }).unwrap();
-    let agents = Agents::try_new().unwrap();
+    let agents = Arc::new(Agents::try_new().unwrap());
     let ingest = Arc::new(Ingest { sites, clock, in_flight: InFlight::default(), agents, geo: None });
     let (log, submissions) = mpsc::channel(64);
     let limits = Limits { connection_batches_burst: 1_000, ..Default::default() };

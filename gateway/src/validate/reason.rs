@@ -52,7 +52,7 @@ pub fn explain(reason: Reason) -> &'static str {
             "the agent sent the events but had no answer before their time was over: they may have been counted"
         }
         Reason::RecordTooLarge => {
-            "the batch holds more than 1 MiB once every reference is written out: send fewer or shorter properties at a time"
+            "the batch holds more than 1 MiB once every reference is written out: send fewer events, or shorter properties, at a time"
         }
         Reason::TooLarge => "one event is larger than a batch may be: shorten its properties",
     }

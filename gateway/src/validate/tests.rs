@@ -291,6 +291,8 @@ proptest! {
         prop_assert!(validated.dropped.iter().all(|row| row.reason != 0));
         prop_assert!(validated.events.is_sorted_by_key(|event| event.index));
         prop_assert!(validated.events.iter().all(|event| event.at_ms <= NOW_MS));
+        let fits = |event: &ValidEvent<'_>| crate::ingest::recorded(event).encoded_len() + 4 <= event.recorded_bytes();
+        prop_assert!(validated.events.iter().all(fits), "as the record holds it");
     }
 
     #[test]
@@ -314,5 +316,19 @@ fn a_small_batch_that_stands_for_megabytes_is_cut_at_one() {
     assert_eq!(validated.events.len(), 15, "69 KB each");
     assert_eq!(validated.events[0].engaged_ms, ENGAGED_MS_MAX);
     let dropped = Dropped { reason: Reason::RecordTooLarge as u32, events: 85, ..Default::default() };
+    assert_eq!(validated.dropped, [dropped]);
+}
+
+#[test]
+fn a_batch_of_many_small_events_is_cut_at_one_megabyte_as_it_is_encoded() {
+    let url = format!("https://a.exa/{}", "p".repeat(97)); // a path of 98 bytes
+    let mut batch = Batch { strings: vec!["e".into(), url], base_ms: NOW_MS, ..Default::default() };
+    batch.events = vec![Event { name: 1, url: 2, engaged_ms: u32::MAX, ..Default::default() }; 10_000];
+    let validated = validate(&batch, CLOCKS);
+    let encoded: usize = validated.events.iter().map(|event| crate::ingest::recorded(event).encoded_len() + 4).sum();
+    assert!(encoded <= EVENTS_BYTES_MAX, "{encoded} bytes");
+    let kept = validated.events.len();
+    assert!(kept > 6_000, "{kept} events");
+    let dropped = Dropped { reason: Reason::RecordTooLarge as u32, events: 10_000 - kept as u32, ..Default::default() };
     assert_eq!(validated.dropped, [dropped]);
 }

@@ -13,7 +13,7 @@ use gateway::clock::Clock;
 use gateway::delivery::Delivery;
 use gateway::in_flight::InFlight;
 use gateway::ingest::Ingest;
-use gateway::log::{Log, Reader, Submission, Waiter};
+use gateway::log::{Log, Opened, Reader, Submission, Waiter};
 use gateway::metrics::Metrics;
 use gateway::raw::Shipper;
 use gateway::sites::Sites;
@@ -94,7 +94,10 @@ impl FakeCentral {
                 });
                 let known = vec![ShardLsn { shard: SHARD.0, lsn }];
                 let configuration = Configuration { known, ..Default::default() };
-                vec![FromCentral::Configuration(configuration), FromCentral::Progress(self.progress())]
+                // Of a shard that is not this gateway's: it says nothing about its log.
+                let other = Progress { shard: SHARD.0 + 1, accepted: 1_000_000, ..Default::default() };
+                let progress = [self.progress(), other].map(FromCentral::Progress);
+                [FromCentral::Configuration(configuration)].into_iter().chain(progress).collect()
             }
             ToCentral::Raw(rows) => self.take(rows),
             ToCentral::Recall(recall) => {
@@ -159,8 +162,51 @@ impl Dial for FakeCentral {
     }
 }
 
+/// The gateway's id.
+pub const GATEWAY: Uuid = Uuid::from_u128(7);
+
+/// A gateway before it has entered: nothing is read from its log yet.
+pub struct Entering {
+    pub entrance: Arc<Entrance>,
+    pub opened: Opened,
+    central: uplink::Central,
+    metrics: Arc<Metrics>,
+    uplinked: AbortOnDropHandle<()>,
+}
+
+pub async fn entering(redis: &RedisServer, central: &FakeCentral, folder: &Path) -> Entering {
+    let ingest = Arc::new(Ingest {
+        sites: Sites::default(),
+        clock: Clock::new(),
+        in_flight: InFlight::default(),
+        agents: Arc::new(Agents::try_new().unwrap()),
+        geo: None,
+    });
+    let metrics = Arc::new(Metrics::new(&mut Registry::default()));
+    let log: PathBuf = folder.join("log");
+    let opened = Log::open(&log, GATEWAY, SHARD).unwrap();
+    let delivery = Arc::new(Delivery::open(&log, GATEWAY, SHARD, opened.first).unwrap());
+    let shipper =
+        Shipper::new(SHARD, Arc::clone(&delivery), Reader::new(&log), Arc::clone(&ingest), Arc::clone(&metrics));
+    let hello = GatewayHello { gateway: GATEWAY.to_string(), region: "here".into(), ..Default::default() };
+    let (mut to_central, asked) = uplink::central(SHARD, hello);
+    let uplink = Uplink {
+        dial: Arc::new(central.clone()),
+        ingest: Arc::clone(&ingest),
+        cache: folder.join("configuration"),
+        shipper,
+        metrics: Arc::clone(&metrics),
+    };
+    let uplinked = AbortOnDropHandle::new(tokio::spawn(uplink.run(asked)));
+    to_central.known().await.unwrap();
+    let (shard, redis, central) = (SHARD, redis.url().into(), to_central.clone());
+    let entrance = Arc::new(Entrance { shard, redis, gateway: GATEWAY, log, delivery, ingest, central });
+    Entering { entrance, opened, central: to_central, metrics, uplinked }
+}
+
 pub struct RunningGateway {
     pub id: Uuid,
+    pub ready: Arc<AtomicBool>,
     pub delivery: Arc<Delivery>,
     pub trimming: Trimming,
     submissions: mpsc::Sender<Submission>,
@@ -182,40 +228,9 @@ impl RunningGateway {
         folder: &Path,
         policy: WhenRedisIsAway,
     ) -> Self {
-        let id = Uuid::from_u128(7);
-        let ingest = Arc::new(Ingest {
-            sites: Sites::default(),
-            clock: Clock::new(),
-            in_flight: InFlight::default(),
-            agents: Agents::try_new().unwrap(),
-            geo: None,
-        });
-        let metrics = Arc::new(Metrics::new(&mut Registry::default()));
-        let log: PathBuf = folder.join("log");
-        let opened = Log::open(&log, id, SHARD).unwrap();
-        let delivery = Arc::new(Delivery::open(&log, id, SHARD, opened.first).unwrap());
-        let shipper =
-            Shipper::new(SHARD, Arc::clone(&delivery), Reader::new(&log), Arc::clone(&ingest), Arc::clone(&metrics));
-        let (mut to_central, asked) =
-            uplink::central(SHARD, GatewayHello { gateway: id.to_string(), ..Default::default() });
-        let uplink = Uplink {
-            dial: Arc::new(central.clone()),
-            ingest: Arc::clone(&ingest),
-            cache: folder.join("configuration"),
-            shipper,
-            metrics: Arc::clone(&metrics),
-        };
-        let uplinked = AbortOnDropHandle::new(tokio::spawn(uplink.run(asked)));
-        to_central.known().await.unwrap();
-        let entrance = Arc::new(Entrance {
-            shard: SHARD,
-            redis: redis.url().into(),
-            gateway: id,
-            log: log.clone(),
-            delivery: Arc::clone(&delivery),
-            ingest: Arc::clone(&ingest),
-            central: to_central.clone(),
-        });
+        let Entering { entrance, opened, central: mut to_central, metrics, uplinked } =
+            entering(redis, central, folder).await;
+        let (log, delivery) = (entrance.log.clone(), Arc::clone(&entrance.delivery));
         let session = match entrance.enter(opened.last).await.unwrap() {
             Entry::Counts(session) => session,
             Entry::Older(_) => panic!("the folder is older than its id"),
@@ -231,15 +246,17 @@ impl RunningGateway {
             opened.log.run(submissions, &commit, &log_metrics, &log_capacity).await.unwrap();
         });
         let (reader, last, stop) = (opened.reader, opened.last, CancellationToken::new());
+        let ingest = Arc::clone(&entrance.ingest);
         let start = Start { entrance, reader, last, groups, capacity, stop };
         let ready = Arc::new(AtomicBool::new(false));
-        let applier = Applier::new(start, &session, ingest, Arc::clone(&metrics), ready);
+        let applier = Applier::new(start, &session, ingest, Arc::clone(&metrics), Arc::clone(&ready));
         let (to_session, answers) = mpsc::channel(1024);
         let sid = Sid::from_parts(1_700_000_000_000, [7; 10]);
         let applying = tokio::spawn(applier.run(session));
         let trimming = Trimming::new(log, Arc::clone(&delivery), metrics);
         Self {
-            id,
+            id: GATEWAY,
+            ready,
             delivery,
             trimming,
             submissions: submit,

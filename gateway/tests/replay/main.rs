@@ -6,10 +6,11 @@
 mod bench;
 mod redis_server;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bench::{FakeCentral, RunningGateway};
-use gateway::apply::ApplyError;
+use bench::{FakeCentral, GATEWAY, RunningGateway, entering};
+use gateway::apply::{ApplyError, Elsewhere, Entry, NotYet};
 use gateway::capacity::WhenRedisIsAway;
 use redis_server::RedisServer;
 use regional_redis::{Approval, Link, Lsn};
@@ -175,4 +176,132 @@ async fn the_log_alone_answers_while_redis_does_not_count_if_the_policy_says_so(
     link.approve(2, 1).await.unwrap().unwrap();
     redis.expect_pageviews(60).await;
     gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_too_large_for_a_frame_does_not_hold_up_the_others() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, leader) = led(&redis).await;
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    for (seq, bytes) in [(1, 1_040_000), (2, 1_200_000), (3, 1)] {
+        gateway.submit_with(seq, vec!["key".into(), "x".repeat(bytes)]).await; // the second of a version before this one
+        gateway.answer().await;
+    }
+    assert!(link.advance_durable(&leader, &[(gateway.id.to_string(), Lsn(3))]).await.unwrap());
+    central.expect("the two others", |known| known.rows.len() == 2).await;
+    assert_eq!(central.known(|known| known.rows.keys().copied().collect::<Vec<_>>()), [1, 3]);
+    let all_acknowledged = async {
+        while gateway.delivery.shipped().1 < Lsn(3) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(bench::ANSWER_MAX, all_acknowledged).await.expect("the log can be trimmed");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_does_not_count_in_the_redis_of_another_region() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, _) = led(&redis).await;
+    assert_eq!(link.claim("there").await.unwrap(), "there");
+    let entering = entering(&redis, &central, folder.path()).await;
+    let Err(refused) = entering.entrance.enter(Lsn(0)).await else { panic!("it entered") };
+    assert!(
+        matches!(&refused, ApplyError::Region { owner, region } if owner == "there" && region == "here"),
+        "{refused}"
+    );
+    assert_eq!(link.incarnation(&GATEWAY.to_string()).await.unwrap(), None, "nothing is written there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_log_cannot_be_written_ends_while_redis_is_away_too() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    led(&redis).await;
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    gateway.count(1).await;
+    redis.command(&["SET", "{0}:e", "1:another-process"]).await;
+    gateway.submit(2).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await; // it has noticed
+    gateway.stop().await; // its log's writer ends, and nobody asked the gateway to stop
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_waits_for_the_others_of_a_rebuild_and_is_ready_after_them() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, leader) = led(&redis).await;
+    central.known(|known| known.epoch = 1);
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    gateway.count(1).await;
+    accept_all(&mut link, &leader, &central, &gateway).await;
+    redis.command(&["FLUSHALL"]).await;
+    central.known(|known| known.epoch = 2);
+    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
+    let waited_for = [GATEWAY.to_string(), "another".into()];
+    let leader = link.open_rebuild(&begun, 0, &waited_for, &[]).await.unwrap().unwrap();
+    let is_through = async {
+        while link.waiting().await.unwrap() != ["another"] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(bench::ANSWER_MAX, is_through).await.expect("it remembers");
+    for _ in 0..100 {
+        assert!(!gateway.ready.load(Ordering::Relaxed), "it would take batches, and count nothing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    gateway.submit(2).await;
+    assert!(link.stand_in(&leader, &["another".into()]).await.unwrap());
+    assert_eq!(gateway.answer().await.seq, 2);
+    assert!(gateway.ready.load(Ordering::Relaxed));
+
+    // And one that is not waited for at all.
+    gateway.stop().await;
+    let begun = link.begin_rebuild(3, 3).await.unwrap().unwrap();
+    link.open_rebuild(&begun, 0, &["another".into()], &[]).await.unwrap().unwrap();
+    let entering = entering(&redis, &central, folder.path()).await;
+    let entry = entering.entrance.enter(entering.opened.last).await.unwrap();
+    assert!(matches!(entry, Entry::NotYet(NotYet::Rebuilding)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registration_that_vanished_says_nothing_about_another_process() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, leader) = led(&redis).await;
+    let id = GATEWAY.to_string();
+    redis.command(&["HSET", "{0}:a", &id, "5"]).await; // more than its empty log holds
+    let entering = entering(&redis, &central, folder.path()).await;
+    for (command, said) in [(&["HDEL", "{0}:i", &id][..], Elsewhere::Unknown), (&["PING"], Elsewhere::Runs)] {
+        let Entry::Older(mut session) = entering.entrance.enter(Lsn(0)).await.unwrap() else { panic!("not older") };
+        redis.command(command).await;
+        if said == Elsewhere::Runs {
+            link.register(&id, "another", &leader.approved).await.unwrap();
+        }
+        assert_eq!(session.runs_elsewhere(GATEWAY).await.unwrap(), said);
+    }
+    let Entry::Older(mut session) = entering.entrance.enter(Lsn(0)).await.unwrap() else { panic!("not older") };
+    assert!(link.retire(&id, &leader.approved).await.unwrap());
+    assert_eq!(session.runs_elsewhere(GATEWAY).await.unwrap(), Elsewhere::Nobody);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_trimmed_while_redis_is_rebuilt_is_read_from_what_is_left() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, leader) = led(&redis).await;
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    for seq in 1..=20 {
+        gateway.submit_with(seq, vec!["key".into(), "x".repeat(1_000_000)]).await; // 20 MB: two segments
+        gateway.answer().await;
+    }
+    accept_all(&mut link, &leader, &central, &gateway).await;
+    gateway.stop().await;
+    redis.command(&["FLUSHALL"]).await;
+    central.known(|known| known.epoch = 2);
+    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
+    link.open_rebuild(&begun, 0, &[GATEWAY.to_string()], &[]).await.unwrap().unwrap();
+
+    let entering = entering(&redis, &central, folder.path()).await;
+    std::fs::remove_file(folder.path().join("log").join(format!("{:020}.log", 1))).unwrap();
+    let Entry::Counts(session) = entering.entrance.enter(entering.opened.last).await.unwrap() else { panic!() };
+    assert_eq!(session.applied, Lsn(20));
+    let remembered = link.remembered().await.unwrap();
+    assert!((1..20).contains(&remembered), "{remembered} batches");
 }

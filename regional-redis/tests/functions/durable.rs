@@ -154,3 +154,24 @@ async fn an_emptied_redis_lets_everyone_wait() {
     assert_eq!(gateway.apply(&mut bench, &pageview(2, 7, NOON, "/")).await, Applied::Wait);
     assert_eq!(bench.link.position().await.unwrap().epoch, None);
 }
+
+#[tokio::test]
+async fn a_leader_without_replicas_takes_back_what_gateways_waited_for() {
+    let bench = Bench::new().await;
+    let mut connection = bench.redis.connection().await;
+    redis::cmd("SET").arg("{0}:q").arg(2).exec_async(&mut connection).await.unwrap(); // of the leader before it
+    let mut gateway = bench.redis.link().await;
+    let error = gateway.barrier().await.unwrap_err().to_string();
+    assert!(error.contains("replicas"), "{error}");
+    bench.redis.link().await.with_replicas(0).say_replicas().await.unwrap();
+    gateway.barrier().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_says_whose_it_is() {
+    let mut bench = Bench::new().await;
+    assert_eq!(bench.link.region().await.unwrap(), None);
+    assert_eq!(bench.link.claim("north").await.unwrap(), "north");
+    assert_eq!(bench.link.claim("south").await.unwrap(), "north");
+    assert_eq!(bench.link.region().await.unwrap().as_deref(), Some("north"));
+}

@@ -1,7 +1,7 @@
 use regional_redis::apply::{Applied, Batch};
 use regional_redis::{Lsn, Registered, Reported};
 
-use crate::bench::{Bench, Gateway, HOUR, MINUTE, NOON, call, pageview, sid_at};
+use crate::bench::{Bench, Gateway, HOUR, MINUTE, NOON, batch, call, pageview, sid, sid_at};
 
 #[tokio::test]
 async fn a_cut_carries_the_lowest_watermark_of_all_registered() {
@@ -121,4 +121,34 @@ async fn a_gateway_that_reads_its_log_again_keeps_its_mark_and_has_its_outcomes_
     assert_eq!(bench.link.unlogged("g").await.unwrap(), []);
     let cut = bench.link.cut(&bench.leader, NOON).await.unwrap().unwrap();
     assert_eq!(cut.watermark_ms, NOON);
+}
+
+#[tokio::test]
+async fn a_retired_gateway_goes_with_the_flush_that_covers_it() {
+    let mut bench = Bench::new().await;
+    let (gone, stays) = (bench.gateway("gone").await, bench.gateway("stays").await);
+    gone.counts(&mut bench, &pageview(1, 7, NOON, "/")).await;
+    stays.counts(&mut bench, &call(0, 1, vec![batch(sid(50), 1, 1)])).await;
+    let cut = bench.cut().await;
+    gone.counts(&mut bench, &pageview(2, 7, NOON, "/")).await; // behind the cut
+    assert!(bench.link.retire("gone", &gone.approved).await.unwrap());
+    assert!(bench.link.advance_durable(&bench.leader, &cut.vector).await.unwrap());
+    bench.settle(cut.n).await;
+    let mut connection = bench.redis.connection().await;
+    let mut known = async || {
+        let mut gateways = Vec::new();
+        for key in ["{0}:a", "{0}:k", "{0}:o"] {
+            let is_there: bool = redis::cmd("HEXISTS").arg(key).arg("gone").query_async(&mut connection).await.unwrap();
+            gateways.push(is_there);
+        }
+        gateways
+    };
+    assert_eq!(known().await, [true; 3], "not all of it is covered");
+    let cut = bench.cut().await;
+    assert_eq!(cut.vector.iter().find(|(name, _)| name == "gone").unwrap().1, Lsn(2));
+    assert!(bench.link.advance_durable(&bench.leader, &cut.vector).await.unwrap());
+    bench.settle(cut.n).await;
+    assert_eq!(known().await, [false; 3]);
+    assert_eq!(bench.cut().await.vector, [("stays".to_owned(), Lsn(1))]);
+    assert_eq!(bench.link.register("gone", "again", &gone.approved).await.unwrap(), Registered::Retired);
 }
