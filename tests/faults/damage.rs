@@ -4,20 +4,22 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use harness::audit;
+use harness::load::{Load, Plan, Sent};
 use harness::page::{Page, now_ms, pageviews, sid};
 use harness::region::{Region, Role};
 use harness::strace::Death;
 use proto::agent::Batch;
 
 const END_MAX: Duration = Duration::from_secs(30);
+const MORE_MAX: Duration = Duration::from_secs(60);
 const HEADER_BYTES: usize = 64;
+/// The unit in which a disk loses what was written.
+const PAGE_BYTES: usize = 4096;
 
 /// The newest segment of the gateway's log, and its bytes.
 fn segment(gateway: &Role) -> (PathBuf, Vec<u8>) {
-    let folder = fs::read_dir(&gateway.data).unwrap().map(|entry| entry.unwrap().path());
-    let log = folder.into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("log-")).unwrap();
-    let files = fs::read_dir(log.join("shard-0")).unwrap().map(|entry| entry.unwrap().path());
-    let path = files.filter(|path| path.extension().is_some_and(|end| end == "log")).max().unwrap();
+    let path = gateway.newest_segment();
     let bytes = fs::read(&path).unwrap();
     (path, bytes)
 }
@@ -36,7 +38,8 @@ async fn die_with(gateway: &mut Role, region_ready: impl AsyncFnOnce(&Role), bat
     region_ready(gateway).await;
     let mut page = Page::open(gateway.listen()).await;
     page.batch(batch).await;
-    gateway.process.end_by_itself(END_MAX).await;
+    let status = gateway.process.end_by_itself(END_MAX).await;
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{status}");
     (begin, end(&segment(gateway).1))
 }
 
@@ -48,66 +51,120 @@ async fn until_ready(gateway: &Role, http: &reqwest::Client) {
     }
 }
 
+async fn send(gateway: &Role, batch: &Batch) {
+    let mut page = Page::open(gateway.listen()).await;
+    page.batch(batch).await;
+    page.acknowledged().await;
+}
+
 /// A batch whose group spans several pages of the file.
 fn long_batch(stream: proto::sid::Sid, seq: u32) -> Batch {
     let paths: Vec<String> = (0..120).map(|at| format!("/{}{at}", "long".repeat(50))).collect();
     pageviews(stream, seq, now_ms(), &paths.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
+/// What reached the disk of a group that lies from `begin` to `end` in the file.
+#[derive(Debug, Clone, Copy)]
+enum Torn {
+    /// This share of it, from its beginning.
+    Behind(f64),
+    /// All but its nth page.
+    Page(usize),
+}
+
+impl Torn {
+    fn tear(self, bytes: &mut [u8], begin: usize, end: usize) {
+        let lost = match self {
+            Self::Behind(share) => begin + ((end - begin) as f64 * share) as usize..end,
+            Self::Page(nth) => {
+                let first = begin / PAGE_BYTES + nth;
+                (first * PAGE_BYTES).max(begin)..((first + 1) * PAGE_BYTES).min(end)
+            }
+        };
+        assert!(self.is_whole() || !lost.is_empty(), "{self:?} of a group from {begin} to {end}");
+        bytes[lost].fill(0);
+    }
+
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Behind(1.0))
+    }
+}
+
+/// It takes and counts on: batches of pages that are visitors of their own.
+async fn some_load(gateway: &Role) -> Sent {
+    let load = Load::start(Plan { agents: 4, ..Default::default() }, vec![gateway.listen()]);
+    load.more(20, MORE_MAX).await.unwrap_or_else(|why| panic!("{why}\n{}", gateway.process.last_words(20)));
+    load.finish(MORE_MAX).await.unwrap()
+}
+
+/// One after the other, with cuts in quick succession: there is much to audit.
+async fn region() -> Region {
+    let mut region = Region::new(1).await;
+    region.aggregator.configure("cut_interval_ms", 300);
+    region.start_all().await;
+    region
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_group_that_a_crash_tore_is_cut_off_and_its_batch_counts_once() {
-    let mut region = Region::start(0).await;
+    let mut region = region().await;
     let http = region.http().clone();
-    let (mut expected, mut batches) = (0, 0);
-    // Shares of the group that reached the disk; behind 1.0 lies the whole of it, and of the last only a page in its middle is missing.
-    let cuts = [Some(0.0), Some(0.001), Some(0.3), Some(0.7), Some(0.999), Some(1.0), None];
-    for cut in cuts {
-        let gateway = region.add_gateway();
-        gateway.process.start();
-        until_ready(gateway, &http).await;
+    let (mut sent, mut by_hand) = (Sent::default(), Vec::new());
+    // The first case says how many pages a group has; then each of them is lost in turn.
+    let mut cases = vec![Torn::Behind(0.0)];
+    let mut at = 0;
+    while let Some(&torn) = cases.get(at) {
+        let gateway = &mut region.gateways[0];
         let stream = sid(now_ms());
-        let mut page = Page::open(gateway.listen()).await;
-        page.batch(&pageviews(stream, 1, now_ms(), &["/first"])).await;
-        page.acknowledged().await;
+        by_hand.extend([pageviews(stream, 1, now_ms(), &["/first"]), long_batch(stream, 2)]);
+        let [first, second] = by_hand.last_chunk().unwrap();
+        send(gateway, first).await;
         gateway.process.kill();
 
-        let second = long_batch(stream, 2);
-        let (begin, end) = die_with(gateway, async |gateway| until_ready(gateway, &http).await, &second).await;
-        assert!(end - begin > 3 * 4096, "the group has {} bytes", end - begin);
-        let (path, mut bytes) = segment(gateway);
-        match cut {
-            Some(share) => bytes[begin + ((end - begin) as f64 * share) as usize..].fill(0),
-            None => {
-                let page = (begin + 2 * 4096) / 4096 * 4096;
-                bytes[page..page + 4096].fill(0);
-            }
+        let (begin, end) = die_with(gateway, async |gateway| until_ready(gateway, &http).await, second).await;
+        assert!(end - begin > 3 * PAGE_BYTES, "the group has {} bytes", end - begin);
+        if at == 0 {
+            cases.extend([0.001, 0.3, 0.7, 0.999, 1.0].map(Torn::Behind));
+            cases.extend((0..end.div_ceil(PAGE_BYTES) - begin / PAGE_BYTES).map(Torn::Page));
         }
+        let (path, mut bytes) = segment(gateway);
+        torn.tear(&mut bytes, begin, end);
         fs::write(&path, bytes).unwrap();
 
         gateway.process.start();
         until_ready(gateway, &http).await;
-        let mut page = Page::open(gateway.listen()).await;
-        page.batch(&second).await;
-        page.acknowledged().await;
-        gateway.process.stop(END_MAX).await;
-        expected += 1 + second.events.len() as u64;
-        batches += 2;
+        send(gateway, second).await;
+        sent = sent.with(some_load(gateway).await);
+        let all = sent.clone().with(Sent::by_hand(&by_hand));
+        audit::exactly(&region, &all).await.unwrap_or_else(|why| panic!("{torn:?}: {why}"));
+        at += 1;
     }
-    counted(&region, expected).await;
-    assert_eq!(batches, 2 * cuts.len());
+    assert!(at > 6 + 3, "{at} cases");
+}
+
+/// Its record is nearly as large as one may be, its bytes on the way are few.
+fn large_record(stream: proto::sid::Sid, seq: u32) -> Batch {
+    let path = format!("/{}", "large".repeat(380));
+    let mut batch = pageviews(stream, seq, now_ms(), &[&path]);
+    batch.events = vec![batch.events[0].clone(); 500];
+    batch
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_another_format_and_a_missing_segment_are_one_clear_error_each() {
-    let mut region = Region::start(1).await;
+    let mut region = region().await;
     let http = region.http().clone();
     let stream = sid(now_ms());
-    for seq in 1..=3 {
-        // One batch after the other: a group each.
-        let mut page = Page::open(region.gateways[0].listen()).await;
-        page.batch(&pageviews(stream, seq, now_ms(), &["/"])).await;
-        page.acknowledged().await;
+    let mut by_hand = Vec::new();
+    // One batch after the other: a group each. Until there is a segment between the first and the last.
+    while segments(&region.gateways[0]).len() < 3 {
+        assert!(by_hand.len() < 100, "{:?}", segments(&region.gateways[0]));
+        by_hand.push(large_record(stream, by_hand.len() as u32 + 1));
+        send(&region.gateways[0], by_hand.last().unwrap()).await;
     }
+    let last = pageviews(stream, by_hand.len() as u32 + 1, now_ms(), &["/"]);
+    send(&region.gateways[0], &last).await;
+    by_hand.push(last);
     let gateway = &mut region.gateways[0];
     gateway.process.kill();
     let (path, whole) = segment(gateway);
@@ -127,11 +184,26 @@ async fn damage_another_format_and_a_missing_segment_are_one_clear_error_each() 
         fs::write(&path, bytes).unwrap();
         refuses_to_start(gateway, says).await;
     }
-    // As it was, it is as good as ever, and counts nothing again.
     fs::write(&path, &whole).unwrap();
+    let (middle, away) = (&segments(gateway)[1], gateway.data.join("away"));
+    fs::rename(middle, &away).unwrap();
+    refuses_to_start(gateway, "a segment is missing").await;
+    fs::rename(&away, middle).unwrap();
+
+    // As it was, it is as good as ever, and counts nothing again.
     gateway.process.start();
     until_ready(gateway, &http).await;
-    counted(&region, 3).await;
+    let sent = some_load(gateway).await.with(Sent::by_hand(&by_hand));
+    audit::exactly(&region, &sent).await.unwrap();
+}
+
+/// Every segment of the log, from the oldest on.
+fn segments(gateway: &Role) -> Vec<PathBuf> {
+    let newest = gateway.newest_segment();
+    let files = fs::read_dir(newest.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
+    segments.sort();
+    segments
 }
 
 /// It ends at once, with one error that says this and what to do, and without a panic.
@@ -144,16 +216,4 @@ async fn refuses_to_start(role: &mut Role, says: &str) {
     let errors: Vec<_> = said.lines().filter(|line| line.starts_with("error: ")).collect();
     assert!(errors.len() == 1 && errors[0].contains(says), "{said}");
     assert!(!said.contains("panicked"), "{said}");
-}
-
-/// Waits until central counts this, and for what might be counted twice.
-async fn counted(region: &Region, pageviews: u64) {
-    let asked = std::time::Instant::now();
-    let count = async || harness::audit::counted(region).await.map(|counted| counted.pageviews);
-    while count().await != Some(pageviews) {
-        assert!(asked.elapsed() < harness::audit::COUNT_MAX, "{:?} of {pageviews}\n{}", count().await, region.words());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(count().await, Some(pageviews));
 }

@@ -12,4 +12,5 @@ mod kill;
 mod network;
 mod redis_lost;
 mod refused;
+mod system_calls;
 mod two_gateways;

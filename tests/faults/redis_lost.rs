@@ -7,11 +7,15 @@ use std::time::{Duration, Instant};
 use harness::audit;
 use harness::files::copy_folder;
 use harness::load::{Load, Plan};
-use harness::region::Region;
+use harness::region::{Region, Role};
 
 const MORE_MAX: Duration = Duration::from_secs(90);
 /// What the aggregator says once gateways may bring what they have.
 const REBUILT_FROM_CENTRAL: &str = "redis holds what central has accepted";
+
+/// Records that Redis has counted, for a gateway that was never restarted: the last one's number.
+const APPLIED: &str = "tideline_gateway_applied_records_total";
+const REPLAYED: &str = "tideline_gateway_replayed_records_total";
 
 const PLAN: Plan = Plan { agents: 15, every: Duration::from_millis(200), events: 3, repeated: 0.2 };
 
@@ -27,9 +31,7 @@ async fn restart_with(region: &mut Region, files: Option<&Path>) {
 
 /// The number of the newest flush that was accepted and settled.
 async fn settled(region: &Region) -> u64 {
-    let (_, metrics) = region.aggregator.admin(region.http(), "/metrics").await.unwrap();
-    let line = metrics.lines().find(|line| line.starts_with("tideline_aggregator_settled_flush")).unwrap();
-    line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64
+    region.aggregator.metric(region.http(), "tideline_aggregator_settled_flush").await as u64
 }
 
 async fn another_settled(region: &Region) {
@@ -45,23 +47,52 @@ async fn works(region: &mut Region, load: &Load) {
     region.all_ready().await;
 }
 
+/// A counter of each gateway.
+async fn of_gateways(region: &Region, metric: &str) -> Vec<f64> {
+    let mut values = Vec::new();
+    for gateway in &region.gateways {
+        values.push(gateway.metric(region.http(), metric).await);
+    }
+    values
+}
+
+/// The last record that Redis knew of this gateway when it came back.
+fn came_back_at(gateway: &Role, since: usize) -> f64 {
+    let said = gateway.process.said()[since..].to_owned();
+    let line = said.lines().find(|line| line.contains("registered with redis again"));
+    let line = line.unwrap_or_else(|| panic!("{} did not register again: {said}", gateway.process.name()));
+    line.split("applied=").nth(1).and_then(|applied| applied.split(' ').next()?.parse().ok()).expect("a position")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_behind_the_last_barrier_that_redis_lost_come_back_from_the_logs() {
-    let mut region = Region::new(2).await;
-    // Long enough that nothing is cut between the copy and the kill.
-    region.aggregator.configure("cut_interval_ms", 10_000);
-    region.start_all().await;
+    let mut region = Region::start(2).await;
     let load = Load::start(PLAN, region.doors());
     works(&mut region, &load).await;
     another_settled(&region).await;
+    // Without an aggregator nothing is cut and central is told nothing: what Redis loses is behind all that anybody relies on.
+    region.aggregator.process.kill();
     let kept = region.folder().join("kept");
     copy_folder(&region.redis.append_only(), &kept);
     load.more(150, MORE_MAX).await.unwrap();
+    let said: Vec<usize> = region.gateways.iter().map(|gateway| gateway.process.said().len()).collect();
+    let rebuilds = region.aggregator.process.said().len();
+    // Each has sent no record twice yet: so many records of its log Redis has counted.
+    let (applied, replayed) = (of_gateways(&region, APPLIED).await, of_gateways(&region, REPLAYED).await);
     restart_with(&mut region, Some(&kept)).await;
+    region.aggregator.process.start();
     works(&mut region, &load).await;
+    // Redis has lost what it had counted, and it came from the logs.
+    let lost = region.gateways.iter().zip(&said).map(|(gateway, since)| came_back_at(gateway, *since));
+    let lost: Vec<f64> = lost.zip(&applied).map(|(now, before)| before - now).collect();
+    assert!(lost.iter().sum::<f64>() >= 100.0 && lost.iter().all(|records| *records > 0.0), "{lost:?}");
+    for (before, now) in replayed.iter().zip(of_gateways(&region, REPLAYED).await) {
+        assert!(now > *before, "nothing was replayed: {replayed:?}\n{}", region.words());
+    }
     let sent = load.finish(MORE_MAX).await.unwrap();
     audit::exactly(&region, &sent).await.unwrap();
-    assert!(!region.aggregator.process.said().contains(REBUILT_FROM_CENTRAL), "{}", region.words());
+    let said = region.aggregator.process.said()[rebuilds..].to_owned();
+    assert!(!said.contains(REBUILT_FROM_CENTRAL), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

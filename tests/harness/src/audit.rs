@@ -1,16 +1,21 @@
-//! Whether central counts exactly what the pages sent.
+//! Whether central counts exactly what the pages sent, in sums and batch by batch.
 
-use std::collections::BTreeMap;
+mod listed;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::SITE;
 use crate::load::Sent;
-use crate::region::{CUT_MS, Region};
+use crate::region::Region;
 
 /// Behind a restart of everything: the replay, a cut, the way up.
 pub const COUNT_MAX: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// What is counted twice is often counted late: counts that are right must stay so for as many cuts.
+const CUTS_MORE: u32 = 3;
 
 /// What central says of the site.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,8 +30,21 @@ pub struct Counted {
     pub visitors: u64,
     /// Pageviews by path.
     pub pages: BTreeMap<String, u64>,
-    /// By the ledger: counted and dropped.
-    pub ledger: [u64; 2],
+    /// What became of everything that was sent.
+    pub ledger: Ledger,
+}
+
+/// The site's ledger.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Events in all.
+    pub sent: u64,
+    /// Events counted.
+    pub counted: u64,
+    /// Events dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Events that agents gave up.
+    pub given_up: u64,
 }
 
 /// Counts that are right, and what else the ledger knows.
@@ -34,52 +52,68 @@ pub struct Counted {
 pub struct Audited {
     /// Events counted.
     pub counted: u64,
+    /// Events dropped.
+    pub dropped: u64,
     /// Transmissions of a batch that Redis had counted before.
     pub duplicates: u64,
     /// Until the counts were right.
     pub after: Duration,
 }
 
-/// Waits until central counts exactly this, and for a few cuts more: what is counted twice is often counted late.
+/// Waits until central counts exactly this, and for a few cuts more. Then each batch must be listed once with its events and no
+/// other batch at all, all that central keeps must tell one story, and every process must run.
 pub async fn exactly(region: &Region, sent: &Sent) -> Result<Audited, String> {
-    let wanted = Counted {
-        pageviews: sent.pageviews(),
-        events: sent.events(),
-        visits: sent.visitors,
-        visitors: sent.visitors,
-        pages: sent.pages.clone(),
-        ledger: [sent.events(), 0],
-    };
+    let wanted = wanted(sent);
     if let Some(refusal) = sent.refusals.first() {
         return Err(format!("{} batches were refused, the first: {refusal}", sent.refusals.len()));
     }
+    let stays = region.cut_interval() * CUTS_MORE;
     let asked = Instant::now();
     let mut right: Option<Duration> = None;
     loop {
         match counted(region).await {
             Some(found) if found == wanted => {
                 let since = *right.get_or_insert_with(|| asked.elapsed());
-                if asked.elapsed() - since >= Duration::from_millis(3 * CUT_MS as u64) {
-                    one_story(region)?;
-                    let duplicates = ledger(region).await.map_or(0, |ledger| number(&ledger["duplicates"]));
-                    return Ok(Audited { counted: found.events, duplicates, after: since });
+                if asked.elapsed() - since >= stays {
+                    break;
                 }
             }
-            found if right.is_some() || asked.elapsed() > COUNT_MAX => {
-                let found = found.unwrap_or_default();
-                let when = if right.is_some() { "went on after it was right" } else { "is wrong" };
-                return Err(format!("what central counts {when}: {}\n{}", difference(&wanted, &found), region.words()));
+            Some(found) if right.is_some() => return Err(wrong("went on after it was right", &wanted, &found, region)),
+            found if asked.elapsed() > COUNT_MAX + stays => {
+                return Err(match found {
+                    Some(found) => wrong("is wrong", &wanted, &found, region),
+                    None => format!("central does not answer\n{}", region.words()),
+                });
             }
             _ => {}
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    listed::each_once(region, sent).await?;
+    one_story(region)?;
+    region.is_whole()?;
+    let ledger = ask_ledger(region).await.ok_or("central does not answer any more")?;
+    let duplicates = number(&ledger, "duplicates");
+    Ok(Audited { counted: wanted.events, dropped: sent.dropped(), duplicates, after: right.unwrap_or_default() })
+}
+
+fn wanted(sent: &Sent) -> Counted {
+    let ledger = Ledger { sent: sent.events(), counted: sent.counted(), dropped: sent.invalid.clone(), given_up: 0 };
+    Counted {
+        pageviews: sent.pageviews(),
+        events: sent.counted(),
+        visits: sent.visitors,
+        visitors: sent.visitors,
+        pages: sent.pages.clone(),
+        ledger,
     }
 }
 
 /// `tideline audit`: rollups, visits, ledger and raw rows agree, to the last batch.
 fn one_story(region: &Region) -> Result<(), String> {
     let (code, said) = region.tideline(&["audit", "--site", SITE, "--wait", "60"]);
-    if code == Some(0) { Ok(()) } else { Err(format!("tideline audit: {said}\n{}", region.words())) }
+    let clean = code == Some(0) && said.lines().any(|line| line == "difference 0");
+    if clean { Ok(()) } else { Err(format!("tideline audit, exit code {code:?}: {said}\n{}", region.words())) }
 }
 
 /// What central says now; `None` while it does not answer.
@@ -92,27 +126,49 @@ pub async fn counted(region: &Region) -> Option<Counted> {
     });
     let by_page = region.ask("query", Some(&body)).await?;
     let row = |row: &Value| {
-        let (path, views) = (row["dimensions"][0].as_str().unwrap(), number(&row["metrics"][0]));
-        (views > 0).then(|| (path.to_owned(), views))
+        let (path, views) = (text(&row["dimensions"], 0), number(&row["metrics"], 0));
+        (views > 0).then_some((path, views))
     };
-    let pages = by_page["results"].as_array().unwrap().iter().filter_map(row).collect();
-    let ledger = ledger(region).await?;
-    let ledger = [number(&ledger["counted"]), number(&ledger["dropped"]["events"])];
+    let pages = list(&by_page, "results").iter().filter_map(row).collect();
+    let ledger = ask_ledger(region).await?;
+    let reasons = list(&ledger["dropped"], "reasons");
+    let ledger = Ledger {
+        sent: number(&ledger, "sent"),
+        counted: number(&ledger, "counted"),
+        dropped: reasons.iter().map(|row| (text(row, "reason"), number(row, "events"))).collect(),
+        given_up: number(&ledger["given_up"], "events"),
+    };
     Some(Counted { pageviews, events, visits, visitors, pages, ledger })
 }
 
-async fn ledger(region: &Region) -> Option<Value> {
+async fn ask_ledger(region: &Region) -> Option<Value> {
     region.ask(&format!("ledger?site_id={SITE}"), None).await
 }
 
+/// Before anything is counted there is no row, or one of nulls. A metric that is not in the answer at all is no nought.
 async fn metrics<const N: usize>(region: &Region, metrics: [&str; N]) -> Option<[u64; N]> {
     let body = json!({ "site_id": SITE, "metrics": metrics.as_slice(), "date_range": "all" });
     let answer = region.ask("query", Some(&body)).await?;
-    Some(std::array::from_fn(|at| number(&answer["results"][0]["metrics"][at])))
+    let Some(row) = list(&answer, "results").first() else { return Some([0; N]) };
+    let found = list(row, "metrics");
+    assert_eq!(found.len(), N, "central answered {answer} to a question for {metrics:?}");
+    Some(std::array::from_fn(|at| if found[at].is_null() { 0 } else { number(&row["metrics"], at) }))
 }
 
-fn number(value: &Value) -> u64 {
-    value.as_f64().unwrap_or(0.0) as u64
+fn number(of: &Value, at: impl serde_json::value::Index + std::fmt::Debug) -> u64 {
+    of.get(&at).and_then(Value::as_u64).unwrap_or_else(|| panic!("no number at {at:?} of {of}"))
+}
+
+fn text(of: &Value, at: impl serde_json::value::Index + std::fmt::Debug) -> String {
+    of.get(&at).and_then(Value::as_str).unwrap_or_else(|| panic!("no text at {at:?} of {of}")).to_owned()
+}
+
+fn list<'a>(of: &'a Value, at: &str) -> &'a [Value] {
+    of.get(at).and_then(Value::as_array).unwrap_or_else(|| panic!("no list at {at:?} of {of}"))
+}
+
+fn wrong(how: &str, wanted: &Counted, found: &Counted, region: &Region) -> String {
+    format!("what central counts {how}: {}\n{}", difference(wanted, found), region.words())
 }
 
 /// The sums, and the first pages that differ.
@@ -120,10 +176,10 @@ fn difference(wanted: &Counted, found: &Counted) -> String {
     let Counted { pageviews, events, visits, visitors, ledger, .. } = found;
     let mut text = format!(
         "pageviews {pageviews} of {}, events {events} of {}, visits {visits} of {}, visitors {visitors} of {}, \
-         ledger {ledger:?} of {:?}",
+         {ledger:?} instead of {:?}",
         wanted.pageviews, wanted.events, wanted.visits, wanted.visitors, wanted.ledger
     );
-    let pages = wanted.pages.keys().chain(found.pages.keys()).collect::<std::collections::BTreeSet<_>>();
+    let pages = wanted.pages.keys().chain(found.pages.keys()).collect::<BTreeSet<_>>();
     let views = |counts: &Counted, page: &String| counts.pages.get(page).copied().unwrap_or(0);
     let differing = pages.into_iter().filter(|page| views(wanted, page) != views(found, page)).take(5);
     for page in differing {

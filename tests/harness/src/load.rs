@@ -2,10 +2,11 @@
 //! and come back after everything that can happen to a connection.
 
 mod agent;
+mod sent;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use agent::Agent;
+pub use sent::{Held, Sent};
 
 /// How much is sent. Every agent is one visitor with an address of its own.
 #[derive(Debug, Clone, Copy)]
@@ -21,7 +23,7 @@ pub struct Plan {
     pub agents: u32,
     /// Of one page, from one batch to the next.
     pub every: Duration,
-    /// Events of a batch: one custom event, the others pageviews.
+    /// Events of a batch that are counted: one custom event, the others pageviews. Some batches hold one more that must not be.
     pub events: u32,
     /// Share of transmissions that repeat a batch which was acknowledged long ago.
     pub repeated: f64,
@@ -34,46 +36,13 @@ impl Default for Plan {
     }
 }
 
-/// What the pages know at the end.
-#[derive(Debug, Clone, Default)]
-pub struct Sent {
-    /// Every batch that was numbered and transmitted: stream and number, and how many events it holds.
-    pub batches: BTreeMap<([u8; 16], u32), u32>,
-    /// Of these, acknowledged.
-    pub acknowledged: u64,
-    /// Transmissions, repeats included.
-    pub transmissions: u64,
-    /// Pageviews by path; every batch has paths of its own, shared with few others, so that a wrong count has a place.
-    pub pages: BTreeMap<String, u64>,
-    /// Custom events.
-    pub custom: u64,
-    /// Connections that were lost or refused and made again.
-    pub reconnects: u64,
-    /// Of these, without a Drain before and not asked for by the page.
-    pub broken: u64,
-    /// Answers that a batch which is right must not get, in words.
-    pub refusals: Vec<String>,
-    /// Visitors.
-    pub visitors: u64,
-}
-
-impl Sent {
-    /// Events in all.
-    pub fn events(&self) -> u64 {
-        self.batches.values().map(|&events| u64::from(events)).sum()
-    }
-
-    /// Pageviews in all.
-    pub fn pageviews(&self) -> u64 {
-        self.pages.values().sum()
-    }
-}
-
 /// What the agents share.
 #[derive(Debug, Default)]
 struct Shared {
     doors: Mutex<Vec<SocketAddr>>,
     sent: Mutex<Sent>,
+    /// No new batches for now.
+    pauses: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -89,7 +58,9 @@ impl Load {
     pub fn start(plan: Plan, doors: Vec<SocketAddr>) -> Self {
         let shared = Arc::new(Shared { doors: Mutex::new(doors), ..Default::default() });
         shared.sent.lock().unwrap().visitors = u64::from(plan.agents);
-        let run: u8 = rand::random();
+        // Two loads on one region are different visitors.
+        static RUN: LazyLock<AtomicU8> = LazyLock::new(|| AtomicU8::new(rand::random()));
+        let run = RUN.fetch_add(1, Ordering::Relaxed);
         let agents = (0..plan.agents).map(|number| Agent::new(Arc::clone(&shared), plan, run, number).run()).collect();
         Self { shared, agents }
     }
@@ -122,6 +93,27 @@ impl Load {
         Ok(asked.elapsed())
     }
 
+    /// Makes no new batches until [`Load::resume`], waits until each that was made has been acknowledged, and says which.
+    pub async fn pause(&self, within: Duration) -> Result<Sent, String> {
+        self.shared.pauses.store(true, Ordering::SeqCst);
+        let asked = Instant::now();
+        loop {
+            let sent = self.sent();
+            if sent.acknowledged == sent.batches.len() as u64 {
+                return Ok(sent);
+            }
+            if asked.elapsed() > within {
+                return Err(sent.unanswered(within));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Goes on after [`Load::pause`].
+    pub fn resume(&self) {
+        self.shared.pauses.store(false, Ordering::SeqCst);
+    }
+
     /// Makes no more batches, and waits until each that was made has been acknowledged.
     pub async fn finish(mut self, within: Duration) -> Result<Sent, String> {
         self.shared.stop.cancel();
@@ -134,10 +126,7 @@ impl Load {
         let sent = self.sent();
         match ended {
             Ok(()) => Ok(sent),
-            Err(_) => {
-                let missing = sent.batches.len() as u64 - sent.acknowledged;
-                Err(format!("{missing} of {} batches had no answer within {within:?}", sent.batches.len()))
-            }
+            Err(_) => Err(sent.unanswered(within)),
         }
     }
 }

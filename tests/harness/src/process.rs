@@ -1,14 +1,16 @@
 //! One program that a test starts, kills and starts again.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 const POLL: Duration = Duration::from_millis(20);
 
@@ -61,6 +63,20 @@ impl Process {
     /// Whether it lives.
     pub fn runs(&mut self) -> bool {
         self.child.is_some() && self.ended().is_none()
+    }
+
+    /// As [`Process::runs`], for who may only look: what has ended is left to be waited for.
+    pub fn lives(&self) -> bool {
+        let only_look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ended = |child| rustix::process::waitid(WaitId::Pid(Pid::from_child(child)), only_look).unwrap();
+        self.child.as_ref().is_some_and(|child| ended(child).is_none())
+    }
+
+    /// Whether another program, such as strace, watches it.
+    pub fn is_traced(&self) -> bool {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero())).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
     }
 
     /// How it ended, if it was started and has ended.
@@ -146,11 +162,13 @@ pub fn tideline() -> PathBuf {
     found.unwrap_or_else(|| panic!("no program `tideline` beside {}: build it, or set TIDELINE", own.display()))
 }
 
-/// A port that is free now and that the kernel gives to no outgoing connection, so that it is still free after a restart.
+/// A port that is free now and that the kernel gives to no outgoing connection, so that it is still free after a restart. No two
+/// callers of this process get the same: what it is for may be started, or started again, much later.
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = rand::random_range(12_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && GIVEN.lock().unwrap().insert(port) {
             return port;
         }
     }

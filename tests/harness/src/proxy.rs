@@ -84,8 +84,10 @@ pub struct BadNetwork {
 pub enum Toxic {
     /// Every packet takes this long, up to half of it more or less.
     Latency(Duration),
+    /// Connections break after so many bytes of what is asked.
+    LimitCalls(u32),
     /// Connections break after so many bytes of answers.
-    LimitData(u32),
+    LimitAnswers(u32),
     /// Connections are reset after this time.
     Reset(Duration),
     /// Nothing that is asked arrives, and nothing is closed.
@@ -130,7 +132,8 @@ impl BadNetwork {
                 "downstream",
                 json!({ "latency": by.as_millis() as u64, "jitter": by.as_millis() as u64 / 2 }),
             ),
-            Toxic::LimitData(bytes) => ("limit_data", "downstream", json!({ "bytes": bytes })),
+            Toxic::LimitCalls(bytes) => ("limit_data", "upstream", json!({ "bytes": bytes })),
+            Toxic::LimitAnswers(bytes) => ("limit_data", "downstream", json!({ "bytes": bytes })),
             Toxic::Reset(after) => ("reset_peer", "downstream", json!({ "timeout": after.as_millis() as u64 })),
             Toxic::NothingArrives => ("timeout", "upstream", json!({ "timeout": 0 })),
             Toxic::NoAnswer => ("timeout", "downstream", json!({ "timeout": 0 })),

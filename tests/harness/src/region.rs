@@ -17,6 +17,8 @@ pub const READY_MAX: Duration = Duration::from_secs(90);
 pub const CUT_MS: i64 = 1_000;
 const KEY: &str = "a-key-of-the-tests-alone";
 const POLL: Duration = Duration::from_millis(50);
+/// Central lists a hundred thousand batches in seconds.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// One region and its central. Everything ends when it is dropped.
 pub struct Region {
@@ -180,6 +182,21 @@ impl Role {
         let answer = http.get(url).timeout(Duration::from_secs(2)).send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
+
+    /// One of its metrics, of those without labels.
+    pub async fn metric(&self, http: &reqwest::Client, name: &str) -> f64 {
+        let (status, metrics) = self.admin(http, "/metrics").await.unwrap_or_default();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("{} has no metric {name}: {status} {metrics}", self.process.name()))
+    }
+
+    /// The segment that a gateway writes now.
+    pub fn newest_segment(&self) -> PathBuf {
+        let entries = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let log = entries(&self.data).find(|path| name(path).starts_with("log-")).unwrap();
+        entries(&log.join("shard-0")).filter(|path| name(path).ends_with(".log")).max().unwrap()
+    }
 }
 
 impl Region {
@@ -286,6 +303,32 @@ impl Region {
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
     }
 
+    /// From one cut to the next, as the aggregator is told.
+    pub fn cut_interval(&self) -> Duration {
+        let ms = self.aggregator.config["cut_interval_ms"].as_integer().unwrap();
+        Duration::from_millis(ms.try_into().unwrap())
+    }
+
+    /// Whether every process runs and none ever panicked.
+    pub fn is_whole(&self) -> Result<(), String> {
+        for process in self.roles().map(|role| &role.process).chain([&self.redis.process]) {
+            let name = process.name();
+            if !process.lives() {
+                return Err(format!("{name} does not run any more\n{}", process.last_words(30)));
+            }
+            if let Some(panic) = process.said().lines().find(|line| line.contains("panicked")) {
+                return Err(format!("{name} panicked: {panic}\n{}", process.last_words(30)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Its folder stays when it is dropped, for whoever wants to know what happened.
+    pub fn keep_folder(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_owned()
+    }
+
     /// Where pages connect, every gateway.
     pub fn doors(&self) -> Vec<SocketAddr> {
         self.gateways.iter().map(Role::listen).collect()
@@ -367,7 +410,7 @@ impl Region {
             }
             assert!(asked.elapsed() < READY_MAX, "central has not everything of it: {shard}\n{}", self.words());
             before = Some(shard);
-            tokio::time::sleep(Duration::from_millis(3 * CUT_MS as u64 / 2)).await;
+            tokio::time::sleep(self.cut_interval() * 3 / 2).await;
         }
     }
 
@@ -379,15 +422,25 @@ impl Region {
 
     /// Asks central's Stats API: a route below `/api/v2`, and a body to post if there is one. `None` while it does not answer.
     pub async fn ask(&self, route: &str, body: Option<&Value>) -> Option<Value> {
+        self.ask_text(route, body).await.map(|text| serde_json::from_str(&text).unwrap())
+    }
+
+    /// As [`Region::ask`], for a route that answers a line of JSON for each of many things.
+    pub async fn ask_lines(&self, route: &str) -> Option<Vec<Value>> {
+        let text = self.ask_text(route, None).await?;
+        Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    async fn ask_text(&self, route: &str, body: Option<&Value>) -> Option<String> {
         let url = format!("http://{}/api/v2/{route}", self.central.listen());
         let request = match body {
             Some(body) => self.http.post(url).json(body),
             None => self.http.get(url),
         };
-        let answer = request.bearer_auth(KEY).timeout(Duration::from_secs(10)).send().await.ok()?;
+        let answer = request.bearer_auth(KEY).timeout(ANSWER_MAX).send().await.ok()?;
         let status = answer.status();
         let text = answer.text().await.ok()?;
         assert!(status.is_success() || status.is_server_error(), "{route}: {status}: {text}");
-        status.is_success().then(|| serde_json::from_str(&text).unwrap())
+        status.is_success().then_some(text)
     }
 }

@@ -1,26 +1,33 @@
-//! One fault after another on a region under load, and the audit at the end.
+//! One fault after another on a region under load, with audits in between and at the end.
 
-use std::fmt;
+mod fault;
+mod outcome;
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use comfy_table::{Table, presets};
+use futures_util::FutureExt;
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::seq::{IndexedRandom, SliceRandom};
-use rand::{RngExt, SeedableRng};
-use rustix::process::Signal;
-use serde::Serialize;
+use rand::seq::SliceRandom;
 
 use crate::audit;
-use crate::load::{Load, Plan};
-use crate::region::{READY_MAX, Region};
-use crate::strace::Death;
+use crate::load::{Load, Plan, Sent};
+use crate::region::Region;
+use fault::{FAULTS, Fault};
+pub use outcome::{Failure, Outcome};
 
 /// Batches that must be acknowledged between two faults: the region works again.
 const PROGRESS: u64 = 30;
 /// From the end of a fault to those batches: a restart of everything on a slow machine.
 const PROGRESS_MAX: Duration = Duration::from_secs(120);
 const DRAIN_MAX: Duration = Duration::from_secs(120);
+/// What is wrong is found near the fault that did it.
+const AUDIT_EVERY: u32 = 20;
+/// Two minutes of waiting are as long as ten other cycles.
+const LONG_PAUSE_EVERY: u32 = 50;
 
 /// What to do.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,256 +49,110 @@ pub struct Torture {
     pub json: Option<PathBuf>,
 }
 
-/// What can be done to a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    KillGateway,
-    KillAggregator,
-    KillCentral,
-    KillRedis,
-    /// kill -9 of two different processes at once.
-    KillTwo,
-    /// SIGTERM and a new start.
-    RestartGateway,
-    /// SIGSTOP for a few seconds, as a suspended machine.
-    PauseGateway,
-    PauseRedis,
-    /// kill -9 of a gateway at one of its log's system calls.
-    GatewayAtCall,
-    /// The same of central, while it stores.
-    CentralAtCall,
-}
-
-/// Every kind once. They are inflicted in rounds, each round in an order of its own.
-const FAULTS: [Fault; 10] = [
-    Fault::KillGateway,
-    Fault::KillAggregator,
-    Fault::KillCentral,
-    Fault::KillRedis,
-    Fault::KillTwo,
-    Fault::RestartGateway,
-    Fault::PauseGateway,
-    Fault::PauseRedis,
-    Fault::GatewayAtCall,
-    Fault::CentralAtCall,
-];
-
-/// What a log, a data folder or a store asks of the kernel.
-const CALLS: [&str; 7] = ["pwrite64", "write", "fdatasync", "fsync", "rename", "unlink", "fallocate"];
-
-/// The outcome.
-#[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
-    /// Faults, or pairs.
-    pub cycles: u32,
-    /// How often each kind.
-    pub faults: std::collections::BTreeMap<String, u32>,
-    /// Events in batches that were numbered.
-    pub sent: u64,
-    /// Events in batches that were acknowledged.
-    pub acknowledged: u64,
-    /// Events counted, by the rollups.
-    pub counted: u64,
-    /// Batches that Redis recognised.
-    pub duplicates: u64,
-    /// Transmissions beyond the first of each batch.
-    pub repeats: u64,
-    /// Connections made again.
-    pub reconnects: u64,
-    /// `sent - counted`.
-    pub difference: i64,
-    /// The longest time from a fault's end until the region worked again, seconds.
-    pub longest_recovery_s: f64,
-    /// The whole run, seconds.
-    pub took_s: f64,
-}
-
 impl Torture {
-    /// Runs all cycles; a line each on stderr.
-    pub async fn run(&self) -> Result<Outcome, String> {
+    /// Runs all cycles, a line each on stderr, up to the first that goes wrong. The figures of a run that failed are as many as are
+    /// known.
+    pub async fn run(&self) -> Outcome {
         let began = Instant::now();
-        let mut random = SmallRng::seed_from_u64(self.seed);
-        let mut region = Region::start(self.gateways).await;
+        eprintln!("seed {}", self.seed);
+        let region = Region::start(self.gateways).await;
         let plan = Plan { agents: self.agents, ..Default::default() };
         let load = Load::start(plan, region.doors());
-        let mut faults = std::collections::BTreeMap::<String, u32>::new();
-        let mut longest = Duration::ZERO;
+        let outcome = Outcome { seed: self.seed, ..Default::default() };
+        let mut run = Run { region, load, random: SmallRng::seed_from_u64(self.seed), at: String::new(), outcome };
+        // A wait of the harness that is not fulfilled panics; the table is wanted all the same.
+        let ended = AssertUnwindSafe(run.all(self.cycles)).catch_unwind().await;
+        let ended = ended.unwrap_or_else(|panic| Err(words(panic.as_ref())));
+        run.end(ended, began.elapsed())
+    }
+}
+
+/// A run on its way.
+struct Run {
+    region: Region,
+    load: Load,
+    random: SmallRng,
+    /// Cycle and fault.
+    at: String,
+    outcome: Outcome,
+}
+
+impl Run {
+    async fn all(&mut self, cycles: u32) -> Result<(), String> {
         let mut round = Vec::new();
-        load.more(PROGRESS, PROGRESS_MAX).await?;
-        for cycle in 1..=self.cycles {
+        self.at = "before the first fault".into();
+        self.load.more(PROGRESS, PROGRESS_MAX).await?;
+        for cycle in 1..=cycles {
+            let began = Instant::now();
             if round.is_empty() {
                 round.extend(FAULTS);
-                round.shuffle(&mut random);
+                round.shuffle(&mut self.random);
             }
-            let fault = round.pop().expect("a round is not empty");
-            let what = fault.inflict(&mut region, &mut random).await?;
-            *faults.entry(what.clone()).or_default() += 1;
-            let healed =
-                region_works(&mut region, &load).await.map_err(|why| format!("cycle {cycle}, {what}: {why}"))?;
-            longest = longest.max(healed);
-            let acknowledged = load.acknowledged();
-            let took = began.elapsed().as_secs();
-            eprintln!(
-                "{cycle}/{} {took} s: {what}, works again after {:.1} s; {acknowledged} batches acknowledged",
-                self.cycles,
-                healed.as_secs_f64()
-            );
+            let fault = match cycle % LONG_PAUSE_EVERY {
+                0 => Fault::PauseLong,
+                _ => round.pop().expect("a round is not empty"),
+            };
+            self.at = format!("cycle {cycle} of {cycles}, {}", fault.name());
+            let what = fault.inflict(&mut self.region, &mut self.random).await?;
+            self.at = format!("cycle {cycle} of {cycles}, {what}");
+            let healed = self.works_again().await?.as_secs_f64();
+            self.outcome.cycles = cycle;
+            self.outcome.longest_recovery_s = self.outcome.longest_recovery_s.max(healed);
+            *self.outcome.faults.entry(what).or_default() += 1;
+            let (acknowledged, took) = (self.load.acknowledged(), began.elapsed().as_secs());
+            eprintln!("{} ({took} s), works again after {healed:.1} s; {acknowledged} batches acknowledged", self.at);
+            if cycle % AUDIT_EVERY == 0 || cycle == cycles {
+                self.at = format!("audit after cycle {cycle}");
+                self.audit().await?;
+                self.load.resume();
+            }
         }
-        let sent = load.finish(DRAIN_MAX).await.map_err(|why| format!("{why}\n{}", region.words()))?;
-        let audited = audit::exactly(&region, &sent).await?;
-        let events = sent.events();
-        Ok(Outcome {
-            cycles: self.cycles,
-            faults,
-            sent: events,
-            acknowledged: sent.acknowledged * u64::from(plan.events),
-            counted: audited.counted,
-            duplicates: audited.duplicates,
-            repeats: sent.transmissions - sent.batches.len() as u64,
-            reconnects: sent.reconnects,
-            difference: events as i64 - audited.counted as i64,
-            longest_recovery_s: longest.as_secs_f64(),
-            took_s: began.elapsed().as_secs_f64(),
-        })
+        Ok(())
+    }
+
+    /// Waits until everything is ready and batches are acknowledged; says how long that took.
+    async fn works_again(&mut self) -> Result<Duration, String> {
+        let since = Instant::now();
+        self.region.all_ready().await;
+        let progress = self.load.more(PROGRESS, PROGRESS_MAX).await;
+        progress.map_err(|why| format!("{why}\n{}", self.region.words()))?;
+        Ok(since.elapsed())
+    }
+
+    /// While nothing is sent, batch by batch.
+    async fn audit(&mut self) -> Result<(), String> {
+        let sent = self.load.pause(DRAIN_MAX).await.map_err(|why| format!("{why}\n{}", self.region.words()))?;
+        let audited = audit::exactly(&self.region, &sent).await?;
+        self.note(&sent);
+        let outcome = &mut self.outcome;
+        outcome.audits += 1;
+        (outcome.counted, outcome.dropped) = (audited.counted, audited.dropped);
+        outcome.duplicates = audited.duplicates;
+        outcome.difference = Some(sent.events() as i64 - (audited.counted + audited.dropped) as i64);
+        Ok(())
+    }
+
+    fn note(&mut self, sent: &Sent) {
+        let outcome = &mut self.outcome;
+        (outcome.sent, outcome.batches) = (sent.events(), sent.batches.len() as u64);
+        outcome.acknowledged = sent.acknowledged;
+        outcome.repeats = sent.transmissions - sent.batches.len() as u64;
+        outcome.reconnects = sent.reconnects;
+    }
+
+    fn end(mut self, ended: Result<(), String>, took: Duration) -> Outcome {
+        self.outcome.took_s = took.as_secs_f64();
+        if let Err(why) = ended {
+            self.note(&self.load.sent());
+            self.outcome.difference = None;
+            self.outcome.failure = Some(Failure { at: self.at, why, folder: self.region.keep_folder() });
+        }
+        self.outcome
     }
 }
 
-/// Waits until everything is ready and batches are acknowledged; says how long that took.
-async fn region_works(region: &mut Region, load: &Load) -> Result<Duration, String> {
-    let since = Instant::now();
-    region.all_ready().await;
-    load.more(PROGRESS, PROGRESS_MAX).await.map_err(|why| format!("{why}\n{}", region.words()))?;
-    Ok(since.elapsed())
-}
-
-impl Fault {
-    /// Does it, and starts again what died. Says what was done.
-    async fn inflict(self, region: &mut Region, random: &mut SmallRng) -> Result<String, String> {
-        // A fault meets work that is half done, never a region that has just come to rest.
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
-        let gateway = random.random_range(0..region.gateways.len());
-        let pause = Duration::from_millis(random.random_range(500..4000));
-        match self {
-            Self::KillGateway => {
-                let process = &mut region.gateways[gateway].process;
-                process.kill();
-                tokio::time::sleep(pause / 4).await;
-                process.start();
-                Ok("gateway killed".into())
-            }
-            Self::KillAggregator => {
-                region.aggregator.process.kill();
-                tokio::time::sleep(pause).await;
-                region.aggregator.process.start();
-                Ok("aggregator killed".into())
-            }
-            Self::KillCentral => {
-                region.central.process.kill();
-                tokio::time::sleep(pause).await;
-                region.central.process.start();
-                Ok("central killed".into())
-            }
-            Self::KillRedis => {
-                region.redis.process.kill();
-                tokio::time::sleep(pause / 2).await;
-                region.redis.start().await;
-                Ok("redis killed".into())
-            }
-            Self::KillTwo => {
-                // Redis and one of the others, or central and a gateway: the pairs that hold each other's state.
-                let mut two = [0, 1, 2, 3];
-                let first = random.random_range(0..4);
-                two.swap(0, first);
-                let second = random.random_range(1..4);
-                two.swap(1, second);
-                for role in &two[..2] {
-                    match role {
-                        0 => region.redis.process.kill(),
-                        1 => region.aggregator.process.kill(),
-                        2 => region.central.process.kill(),
-                        _ => region.gateways[gateway].process.kill(),
-                    }
-                }
-                tokio::time::sleep(pause / 2).await;
-                for role in &two[..2] {
-                    match role {
-                        0 => region.redis.start().await,
-                        1 => region.aggregator.process.start(),
-                        2 => region.central.process.start(),
-                        _ => region.gateways[gateway].process.start(),
-                    }
-                }
-                Ok("two processes killed at once".into())
-            }
-            Self::RestartGateway => {
-                let process = &mut region.gateways[gateway].process;
-                let status = process.stop(READY_MAX).await;
-                if !status.success() {
-                    return Err(format!(
-                        "a gateway that was asked to stop ended with {status}\n{}",
-                        process.last_words(20)
-                    ));
-                }
-                process.start();
-                Ok("gateway restarted by SIGTERM".into())
-            }
-            Self::PauseGateway => {
-                let process = &region.gateways[gateway].process;
-                process.signal(Signal::STOP);
-                tokio::time::sleep(pause).await;
-                process.signal(Signal::CONT);
-                Ok("gateway paused".into())
-            }
-            Self::PauseRedis => {
-                region.redis.process.signal(Signal::STOP);
-                tokio::time::sleep(pause).await;
-                region.redis.process.signal(Signal::CONT);
-                Ok("redis paused".into())
-            }
-            Self::GatewayAtCall | Self::CentralAtCall => {
-                let call = CALLS.choose(random).expect("there are calls");
-                // Sockets and wake-ups are written to as well.
-                let nth_max = if *call == "write" { 400 } else { 40 };
-                let death = Death { call, nth: random.random_range(1..nth_max) };
-                let role =
-                    if self == Self::GatewayAtCall { &mut region.gateways[gateway] } else { &mut region.central };
-                role.process.kill();
-                role.process.start_under(&death.wrapper(None));
-                // It may die while it starts, under load, or, for a call it makes rarely, not at all.
-                let begun = Instant::now();
-                while role.process.runs() && begun.elapsed() < Duration::from_secs(6) {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                let died = role.process.ended().is_some();
-                role.process.kill();
-                role.process.start();
-                let name = if self == Self::GatewayAtCall { "gateway" } else { "central" };
-                Ok(if died { format!("{name} killed at {call}") } else { format!("{name} killed after strace") })
-            }
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN).set_header(["what", "how many"]);
-        let mut row = |name: &str, value: String| {
-            table.add_row([name.to_owned(), value]);
-        };
-        row("cycles", self.cycles.to_string());
-        for (fault, times) in &self.faults {
-            row(&format!("fault: {fault}"), times.to_string());
-        }
-        row("events sent", self.sent.to_string());
-        row("events acknowledged", self.acknowledged.to_string());
-        row("events counted", self.counted.to_string());
-        row("transmissions beyond the first", self.repeats.to_string());
-        row("duplicates suppressed", self.duplicates.to_string());
-        row("connections made again", self.reconnects.to_string());
-        row("longest time until it worked again, s", format!("{:.1}", self.longest_recovery_s));
-        row("whole run, s", format!("{:.0}", self.took_s));
-        row("difference", self.difference.to_string());
-        write!(f, "{table}")
-    }
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_else(|| "a panic".into())
 }

@@ -15,21 +15,14 @@ struct Cli {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Cli { torture } = Cli::parse();
-    match torture.run().await {
-        Ok(outcome) => {
-            println!("{outcome}");
-            if let Some(path) = torture.json {
-                let json = serde_json::to_string_pretty(&outcome).expect("figures have names");
-                if let Err(error) = std::fs::write(&path, json) {
-                    eprintln!("cannot write {}: {error}", path.display());
-                    return ExitCode::FAILURE;
-                }
-            }
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            eprintln!("TORTURE FAILED: {why}");
-            ExitCode::FAILURE
+    let outcome = torture.run().await;
+    println!("{outcome}");
+    if let Some(path) = torture.json {
+        let json = serde_json::to_string_pretty(&outcome).expect("figures have names");
+        if let Err(error) = std::fs::write(&path, json) {
+            eprintln!("cannot write {}: {error}", path.display());
+            return ExitCode::FAILURE;
         }
     }
+    if outcome.failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

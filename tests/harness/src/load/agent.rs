@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use proto::agent::{Batch, Event, client_frame, server_frame};
@@ -126,6 +127,7 @@ impl Agent {
                 () = tokio::time::sleep_until(next), if may_make => {
                     next += self.plan.every;
                     next = next.max(Instant::now());
+                    if self.shared.pauses.load(Ordering::SeqCst) { continue }
                     let batch = self.something();
                     if self.transmit(&mut page, &batch).await.is_err() { return Ended::Broken }
                 }
@@ -187,13 +189,7 @@ impl Agent {
         self.seq += 1;
         let batch = self.batch();
         self.open.insert((self.stream, self.seq), batch.clone());
-        let mut sent = self.shared.sent.lock().unwrap();
-        sent.batches.insert((*self.stream.as_bytes(), self.seq), self.plan.events);
-        sent.custom += 1;
-        for event in &batch.events[1..] {
-            let url = &batch.strings[event.url as usize - 1];
-            *sent.pages.entry(url.strip_prefix(ORIGIN).unwrap().to_owned()).or_default() += 1;
-        }
+        self.shared.sent.lock().unwrap().add(&batch);
         batch
     }
 
@@ -203,7 +199,18 @@ impl Agent {
         strings.extend((1..self.plan.events).map(|event| format!("{ORIGIN}/page/{}", path(event))));
         let signup = Event { name: 1, url: 3, ..Default::default() };
         let views = (4..).take(self.plan.events as usize - 1).map(|url| Event { name: 2, url, ..Default::default() });
-        let events = std::iter::once(signup).chain(views).collect();
+        let mut events: Vec<Event> = std::iter::once(signup).chain(views).collect();
+        // What must not be counted stands among what must.
+        let wrong = match (self.number + self.seq) % 6 {
+            0 => Some((PAGEVIEW, "not a page")),
+            3 => Some(("Sign\u{1}up", ORIGIN)),
+            _ => None,
+        };
+        if let Some((name, url)) = wrong {
+            strings.extend([name.to_owned(), url.to_owned()]);
+            let [name, url] = [strings.len() as u32 - 1, strings.len() as u32];
+            events.insert(events.len() / 2, Event { name, url, ..Default::default() });
+        }
         Batch {
             sid: self.stream.as_bytes().to_vec(),
             seq: self.seq,
