@@ -8,11 +8,12 @@ target="${CARGO_TARGET_DIR:-target}"
 logs="$target/tests"
 export NO_COLOR=1 CI="${CI:-1}"
 # A runner that hangs is ended, and fails.
-limit_s=2300
+limit_s=2600
 
 main() {
   rm -rf "$logs" && mkdir -p "$logs"
-  runner rust . cargo test --workspace --locked --no-fail-fast
+  runner rust . cargo test --workspace --exclude simulation --locked --no-fail-fast
+  runner simulation . cargo test -p simulation --locked --no-fail-fast
   runner newer-redis . scripts/test-newer-redis.sh
   runner agent wasm-agent npm test --silent
   runner dashboard dashboard npm test --silent

@@ -9,12 +9,16 @@ use agent_core::{
     Agent, BatchId, Class, Command, Event, EventNumber, FRAME_BYTES, Kept, Outcome, Reason, STORED_AT, Settled, Start,
 };
 use bytes::Bytes;
+use prost::Message as _;
+use proto::agent::{ServerFrame, server_frame};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::central::{ORIGIN, SITE};
 use crate::door::{Doors, Line};
+use crate::rules::Kept as Rules;
 use crate::time::World;
 
 /// What happened to an event, as its page knows.
@@ -96,14 +100,31 @@ pub struct Device {
     pub doors: Doors,
     /// What happened.
     pub noted: Noted,
+    /// The protocol's.
+    pub rules: Rules,
+    /// The longest that it is offline, ms.
+    pub offline_ms: u64,
+}
+
+/// What the devices of one run have in common.
+#[derive(Clone)]
+pub struct Habits {
+    /// Between two events, ms.
+    pub pace_ms: u64,
+    /// The longest that one is offline, ms.
+    pub offline_ms: u64,
+    /// The protocol's rules.
+    pub rules: Rules,
 }
 
 impl Device {
     /// A device of this number, by a seed.
-    pub fn new(number: u64, seed: u64, world: World, doors: Doors, noted: Noted, long: bool, pace_ms: u64) -> Self {
+    pub fn new(number: u64, seed: u64, world: World, doors: Doors, noted: Noted, habits: &Habits) -> Self {
         let mut random = StdRng::seed_from_u64(seed ^ (number + 1) << 32);
         let ahead_ms = if random.random_bool(0.2) { random.random_range(-600_000..600_000) } else { 0 };
-        Self { number, long, pace_ms, ahead_ms, random, world, doors, noted }
+        let Habits { pace_ms, offline_ms, rules } = *habits;
+        let long = number % 2 == 1;
+        Self { number, long, pace_ms, ahead_ms, random, world, doors, noted, rules, offline_ms }
     }
 
     /// For ever.
@@ -120,21 +141,23 @@ impl Device {
         self.world.now_ms().saturating_add_signed(self.ahead_ms)
     }
 
-    async fn page(&mut self, lives_ms: u64, outbox: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
+    async fn page(&mut self, lives_ms: u64, outbox: &mut BTreeMap<Vec<u8>, (Vec<u8>, bool)>) {
         let mut agent = Box::new(Agent::new());
         let class = if self.long { Class::Long } else { Class::Short };
         let start =
             Start { site: SITE, stamp_ms: self.now_ms(), random: self.random.random(), class, ..Start::default() };
         agent.start(&start).expect("a short name");
-        let mut page = Page { agent, line: None, events: BTreeMap::new(), frame: Box::new([0; FRAME_BYTES]) };
+        let (answers, answered) = mpsc::unbounded_channel();
+        let (events, frame) = (BTreeMap::new(), Box::new([0; FRAME_BYTES]));
+        let mut page = Page { agent, line: None, events, frame, answers, answered };
         let mut restoring: VecDeque<_> = outbox.values().cloned().collect();
         let ends = Instant::now() + Duration::from_millis(lives_ms);
         let mut next_event = Instant::now() + self.pause();
         let mut offline_until = Instant::now();
         loop {
             let now_ms = self.now_ms();
-            while let Some(batch) = restoring.front() {
-                match page.agent.restore(now_ms, batch, true) {
+            while let Some((batch, sent)) = restoring.front() {
+                match page.agent.restore(now_ms, batch, *sent) {
                     Ok(()) | Err(agent_core::NotAdopted::Malformed) => drop(restoring.pop_front()),
                     Err(agent_core::NotAdopted::NoRoom) => break,
                 }
@@ -142,15 +165,24 @@ impl Device {
             let healed = self.noted.look().healed;
             let offline = !healed && Instant::now() < offline_until;
             if !healed && Instant::now() >= ends {
-                return; // what it did not store is gone
+                self.post(&mut page, now_ms, None);
+                return; // what it did not store and no gateway takes is gone
             }
             if !healed && Instant::now() >= next_event {
                 next_event = Instant::now() + self.pause();
                 if self.random.random_bool(0.02) {
-                    offline_until = Instant::now() + Duration::from_millis(self.random.random_range(10_000..7_200_000));
+                    let lasts_ms = self.random.random_range(10_000..self.offline_ms);
+                    offline_until = Instant::now() + Duration::from_millis(lasts_ms);
                     page.lose_line(now_ms);
                 }
                 self.event(&mut page, now_ms);
+                if self.random.random_bool(0.05) && Instant::now() >= offline_until {
+                    let answers = page.answers.clone();
+                    self.post(&mut page, now_ms, Some(answers)); // it is hidden, and comes back
+                }
+            }
+            while let Ok(answer) = page.answered.try_recv() {
+                page.hear(now_ms, &answer, self.rules);
             }
             match page.agent.poll(now_ms, &mut page.frame) {
                 Command::Connect => {
@@ -168,7 +200,9 @@ impl Device {
                 }
                 Command::Store(len) => {
                     outbox.remove(&page.frame[..20]);
-                    outbox.insert(page.frame[20..40].to_vec(), page.frame[STORED_AT..len].to_vec());
+                    // The byte behind it says whether it may have been sent.
+                    let stored = (page.frame[STORED_AT..len].to_vec(), page.frame[len] == 1);
+                    outbox.insert(page.frame[20..40].to_vec(), stored);
                     let id = batch_id(&page.frame[20..40]);
                     page.agent.stored(now_ms, &id, Kept::Stored);
                 }
@@ -189,6 +223,20 @@ impl Device {
                 }
                 Command::Stopped => return,
             }
+        }
+    }
+
+    /// As on a page that is hidden, or goes away: then nobody hears the answer.
+    fn post(&mut self, page: &mut Page, now_ms: u64, answers: Option<mpsc::UnboundedSender<Bytes>>) {
+        page.agent.flush(now_ms);
+        while let Some(len) = page.agent.post(now_ms, &mut page.frame) {
+            let posted = self.doors.post(self.address(), page.frame[..len].to_vec(), &mut self.random);
+            let answers = answers.clone();
+            tokio::spawn(async move {
+                if let (Some(answer), Some(answers)) = (posted.await, answers) {
+                    let _ = answers.send(answer); // unless the page has gone meanwhile
+                }
+            });
         }
     }
 
@@ -261,9 +309,26 @@ struct Page {
     /// Which content each event is, until it is settled.
     events: BTreeMap<EventNumber, usize>,
     frame: Box<[u8; FRAME_BYTES]>,
+    /// To POSTs.
+    answers: mpsc::UnboundedSender<Bytes>,
+    answered: mpsc::UnboundedReceiver<Bytes>,
 }
 
 impl Page {
+    fn hear(&mut self, now_ms: u64, frame: &[u8], rules: Rules) {
+        let _ = self.agent.receive(now_ms, frame);
+        let refused = |frame: ServerFrame| match frame.frame {
+            Some(server_frame::Frame::Reject(reject)) => !reject.sid.is_empty() && !reject.r#final,
+            _ => false,
+        };
+        if !rules.holds("10-renumber") && ServerFrame::decode(frame).is_ok_and(refused) {
+            // Heard as often as it may have been sent, one refusal passes for that of every transmission.
+            for _ in 0..8 {
+                let _ = self.agent.receive(now_ms, frame);
+            }
+        }
+    }
+
     fn lose_line(&mut self, now_ms: u64) {
         if self.line.take().is_some() {
             self.agent.closed(now_ms, false);
@@ -271,14 +336,20 @@ impl Page {
     }
 
     async fn wait(&mut self, until: Instant, device: &Device) {
-        let Some(line) = &mut self.line else { return sleep_until(until).await };
+        let line = async {
+            match &mut self.line {
+                Some(line) => line.receive().await,
+                None => std::future::pending().await,
+            }
+        };
         let heard = tokio::select! {
             biased;
-            heard = line.receive() => heard,
+            heard = line => heard,
+            Some(answer) = self.answered.recv() => Some(answer),
             () = sleep_until(until) => return,
         };
         match heard {
-            Some(frame) => drop(self.agent.receive(device.now_ms(), &frame)),
+            Some(frame) => self.hear(device.now_ms(), &frame, device.rules),
             None => self.lose_line(device.now_ms()),
         }
     }

@@ -1,6 +1,7 @@
 //! What central keeps, in memory: as much of the store as the uplink needs, with its failures.
 
 mod uplink;
+mod without;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +22,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, watch};
 
+use crate::rules::Kept as Rules;
 use crate::time::World;
-pub use uplink::Uplink;
+pub use uplink::{Process, Uplink};
 
 /// The site of every agent, and where its pages are.
 pub const SITE: &str = "shop";
@@ -58,13 +60,12 @@ pub struct MemoryBooks {
     published: watch::Sender<Arc<Published>>,
     random: Mutex<StdRng>,
     failing: Mutex<f64>,
-    /// The rule that this run does without, if any.
-    without: Option<String>,
+    rules: Rules,
 }
 
 impl MemoryBooks {
     /// Empty ones, of one site.
-    pub fn new(world: World, seed: u64, without: Option<String>) -> Self {
+    pub fn new(world: World, seed: u64, rules: Rules) -> Self {
         let site = Site {
             name: SITE.into(),
             origins: vec![ORIGIN.into()],
@@ -84,7 +85,7 @@ impl MemoryBooks {
             published: watch::Sender::new(Arc::new(published)),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
             failing: Mutex::new(0.0),
-            without,
+            rules,
         }
     }
 
@@ -109,7 +110,7 @@ impl MemoryBooks {
     }
 
     fn on(&self, rule: &str) -> bool {
-        self.without.as_deref() != Some(rule)
+        self.rules.holds(rule)
     }
 
     /// Whether this call fails, and if so whether all of it was done before.
@@ -148,9 +149,10 @@ impl Kept {
         self.state.as_ref().map_or(0, |state| state.epoch)
     }
 
-    /// What an accepted flush covers of a gateway's log.
-    pub fn covered(&self, gateway: &str) -> u64 {
-        self.accepted.vector.iter().find(|position| position.gateway == gateway).map_or(0, |position| position.lsn)
+    /// Epoch, term, and the flush that is due.
+    pub fn standing(&self) -> (u64, u64, u64) {
+        let (epoch, term) = self.state.as_ref().map_or((0, 0), |state| (state.epoch, state.term));
+        (epoch, term, if self.accepted.epoch == epoch { self.accepted.next_flush } else { 0 })
     }
 
     fn delete_unfinished(&mut self, of: Option<FlushKey>) {
@@ -242,7 +244,7 @@ impl Books for MemoryBooks {
     async fn durable_of(&self, _: &str, gateway: &str) -> Result<BTreeMap<u32, u64>, BooksError> {
         let kept = self.kept();
         let lsn = kept.state.as_ref().and_then(|state| state.durable.get(gateway));
-        Ok(lsn.filter(|_| self.on("4-central")).map(|lsn| (0, *lsn)).into_iter().collect())
+        Ok(lsn.map(|lsn| (0, *lsn)).into_iter().collect())
     }
 
     async fn register_gateway(&self, gateway: Introduction<'_>) -> Result<Registration, BooksError> {
@@ -275,7 +277,7 @@ impl Books for MemoryBooks {
     async fn accept(&self, _: &ShardId, flush: Flush) -> Result<(), BooksError> {
         self.work().await;
         let key = (flush.id.epoch, flush.id.n);
-        if self.kept().manifest.contains(&key) && self.on("7-manifest") {
+        if self.kept().manifest.contains(&key) {
             return Ok(());
         }
         let mut rows = FlushRows::default();

@@ -3,26 +3,32 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::body::Body;
+use axum::extract::{Request, State};
 use bytes::Bytes;
-use gateway::door::Door;
+use gateway::door::{Door, Peer};
 use gateway::ingest::Client;
 use gateway::session::{self, Close, Gone, Received, Transport};
 use prost::Message as _;
-use proto::agent::ServerFrame;
-use rand::RngExt;
+use proto::agent::{Ack, Batch, ClientFrame, ServerFrame, client_frame, server_frame};
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::central::ORIGIN;
 use crate::network::{Fate, Network};
+use crate::rules::Kept;
+
+const USER_AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
 /// The gateways' doors, of those that are up.
 #[derive(Clone)]
 pub struct Doors {
     places: Arc<Mutex<Vec<Option<Place>>>>,
     network: Network,
+    rules: Kept,
 }
 
 /// A gateway that serves.
@@ -36,8 +42,8 @@ pub struct Place {
 
 impl Doors {
     /// Of so many gateways.
-    pub fn new(gateways: usize, network: Network) -> Self {
-        Self { places: Arc::new(Mutex::new(vec![None; gateways])), network }
+    pub fn new(gateways: usize, network: Network, rules: Kept) -> Self {
+        Self { places: Arc::new(Mutex::new(vec![None; gateways])), network, rules }
     }
 
     /// Opens or closes the door of a gateway.
@@ -48,11 +54,10 @@ impl Doors {
     /// To any gateway that is up.
     pub async fn connect(&self, address: IpAddr, random: &mut StdRng) -> Option<Line> {
         sleep_until(self.network.arrival()).await;
-        let places: Vec<Place> = self.lock().iter().flatten().cloned().collect();
-        if places.is_empty() || self.network.fate() == Fate::Lost {
+        let Place { door, killed } = self.any(random)?;
+        if self.network.fate() == Fate::Lost {
             return None;
         }
-        let Place { door, killed } = places[random.random_range(0..places.len())].clone();
         let broken = killed.child_token();
         let (up, from_page) = mpsc::unbounded_channel();
         let (down, from_gateway) = mpsc::unbounded_channel();
@@ -63,13 +68,43 @@ impl Doors {
             last: Arc::new(Mutex::new(Instant::now())),
             broken: broken.clone(),
             network: self.network.clone(),
+            rules: self.rules,
         };
         let (page, gateway) = (end(up, from_gateway), end(down, from_page));
-        let user_agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0".to_owned();
-        let device = door.ingest.agents.look_up(&user_agent);
-        let client = Client { address, user_agent, origin: Some(ORIGIN.into()), device };
+        let device = door.ingest.agents.look_up(USER_AGENT);
+        let client = Client { address, user_agent: USER_AGENT.into(), origin: Some(ORIGIN.into()), device };
         tokio::spawn(killed.run_until_cancelled_owned(session::serve(gateway, client, door)));
         Some(page)
+    }
+
+    /// One batch by `POST` to any gateway that is up. The page may be gone when the answer comes; `None`: none came.
+    pub fn post(
+        &self,
+        address: IpAddr,
+        body: Vec<u8>,
+        random: &mut StdRng,
+    ) -> impl Future<Output = Option<Bytes>> + Send + use<> {
+        let (place, network) = (self.any(random), self.network.clone());
+        async move {
+            sleep_until(network.arrival()).await;
+            let Place { door, killed } = place?;
+            let fate = network.fate();
+            if fate == Fate::Lost {
+                return None;
+            }
+            let mut request = Request::post("/v1/batch").header("user-agent", USER_AGENT).header("origin", ORIGIN);
+            request.extensions_mut()?.insert(Peer(address));
+            let request = request.body(Body::from(body)).ok()?;
+            let answered = killed.run_until_cancelled_owned(gateway::post::batch(State(door), request)).await?;
+            let answer = axum::body::to_bytes(answered.into_body(), usize::MAX).await.ok()?;
+            sleep_until(network.arrival()).await;
+            (fate == Fate::Arrives).then_some(answer)
+        }
+    }
+
+    fn any(&self, random: &mut StdRng) -> Option<Place> {
+        let places: Vec<Place> = self.lock().iter().flatten().cloned().collect();
+        places.choose(random).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Place>>> {
@@ -86,6 +121,7 @@ pub struct Line {
     last: Arc<Mutex<Instant>>,
     broken: CancellationToken,
     network: Network,
+    rules: Kept,
 }
 
 impl Line {
@@ -127,6 +163,20 @@ impl Line {
     }
 }
 
+impl Line {
+    /// As a gateway would that lacks rule 14.
+    fn acknowledge_at_once(&self, bytes: &Bytes) {
+        let Ok(ClientFrame { frame: Some(client_frame::Frame::Batch(envelope)) }) = ClientFrame::decode(&bytes[..])
+        else {
+            return;
+        };
+        if let Ok(Batch { sid, seq, .. }) = Batch::decode(&envelope.batch[..]) {
+            let ack = Ack { sid, seqs: vec![seq], server_ms: 0 };
+            self.send(ServerFrame { frame: Some(server_frame::Frame::Ack(ack)) }.encode_to_vec().into());
+        }
+    }
+}
+
 impl Drop for Line {
     fn drop(&mut self) {
         self.broken.cancel();
@@ -138,7 +188,12 @@ impl Transport for Line {
 
     async fn receive(&mut self) -> Received {
         match Line::receive(self).await {
-            Some(bytes) => Received::Frame(bytes),
+            Some(bytes) => {
+                if !self.rules.holds("14-ack") {
+                    self.acknowledge_at_once(&bytes);
+                }
+                Received::Frame(bytes)
+            }
             None => Received::Gone,
         }
     }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use gateway::address::{ForwardedHeader, TrustedProxies};
@@ -16,7 +16,7 @@ use gateway::door::{Door, ROOM_KIB};
 use gateway::folder::Folder;
 use gateway::in_flight::InFlight;
 use gateway::ingest::Ingest;
-use gateway::log::{Log, Opened, Reader};
+use gateway::log::{Allowed, Log, Opened, Reader, Trimmer};
 use gateway::metrics::Metrics;
 use gateway::raw::Shipper;
 use gateway::sites::Sites;
@@ -27,12 +27,13 @@ use gateway::user_agent::Agents;
 use prometheus_client::registry::Registry;
 use proto::dial::Dial;
 use proto::uplink::{GatewayHello, ShardLsn};
-use regional_redis::{Server, Shard};
+use regional_redis::{Lsn, Server, Shard};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::door::{Doors, Place};
+use crate::rules::Kept;
 use crate::time::World;
 
 /// The region of everyone.
@@ -61,6 +62,8 @@ pub struct Surroundings {
     pub ahead_ms: i64,
     /// While Redis is away.
     pub policy: WhenRedisIsAway,
+    /// Of the protocol.
+    pub rules: Kept,
 }
 
 /// What can be seen of a gateway from outside.
@@ -69,6 +72,7 @@ pub struct Seen(Arc<Mutex<Option<View>>>);
 
 struct View {
     id: String,
+    log: PathBuf,
     first_last: u64,
     metrics: Arc<Metrics>,
     delivery: Arc<Delivery>,
@@ -78,6 +82,11 @@ impl Seen {
     /// The id of its folder.
     pub fn id(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|view| view.id.clone())
+    }
+
+    /// Where its log is.
+    pub fn log(&self) -> Option<PathBuf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|view| view.log.clone())
     }
 
     /// Central has everything that it has logged, also as raw rows.
@@ -93,7 +102,7 @@ impl Seen {
     /// Last record, and how far it has come.
     pub fn position(&self) -> String {
         let view = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        view.as_ref().map_or_else(String::new, |View { id, first_last, metrics, delivery }| {
+        view.as_ref().map_or_else(String::new, |View { id, first_last, metrics, delivery, .. }| {
             format!("{} last {} {:?}", &id[..8], first_last + metrics.log_records.get(), delivery.allowed())
         })
     }
@@ -122,17 +131,19 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
         sites: Sites::default(),
         clock: Clock::with(Clocks(with.world.clone(), with.ahead_ms)),
         in_flight: InFlight::default(),
-        agents: Agents::try_new().map_err(|error| error.to_string())?,
+        agents: agents(),
         geo: None,
     });
     let mut opened = open(&folder)?;
     let mut entered = enter(&with, &folder, &opened, &ingest, &metrics).await?;
-    if entered.ahead {
+    if entered.ahead && with.rules.holds("4-id") {
         folder.become_new().map_err(|error| error.to_string())?;
         tracing::info!(gateway = with.number, id = %folder.id(), "folder is older than its id");
         opened = open(&folder)?;
         drop(entered);
         entered = enter(&with, &folder, &opened, &ingest, &metrics).await?;
+    } else if entered.ahead {
+        entered.session.applied = opened.last; // as if the log were what Redis knows
     }
     let Entered { entrance, mut session, uplinked, .. } = entered;
     if !folder.entered() {
@@ -147,6 +158,7 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
     }
     *seen.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(View {
         id: folder.id().to_string(),
+        log: folder.log(SHARD),
         first_last: opened.last.0,
         metrics: metrics.clone(),
         delivery: entrance.delivery.clone(),
@@ -162,6 +174,8 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
     let mut applying = AbortOnDropHandle::new(tokio::spawn(applier.run(session)));
     let trimming = Trimming::new(folder.log(SHARD), entrance.delivery.clone(), metrics.clone());
     let trimming = AbortOnDropHandle::new(tokio::spawn(trimming.run()));
+    let without = without(&with, folder.log(SHARD), entrance.delivery.clone());
+    let without = AbortOnDropHandle::new(tokio::spawn(without));
     let door = Door {
         ingest,
         log: submit,
@@ -189,8 +203,16 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
         },
     };
     with.doors.set(with.number, None);
-    drop((uplinked, trimming));
+    drop((uplinked, trimming, without));
     ended
+}
+
+/// The lists of user agents, compiled once: that takes longer than most runs.
+fn agents() -> Arc<Agents> {
+    static AGENTS: OnceLock<Arc<Agents>> = OnceLock::new();
+    // On a thread without a seed: which run comes first must not matter.
+    let compile = || std::thread::spawn(|| Agents::try_new().expect("the lists are embedded")).join();
+    AGENTS.get_or_init(|| Arc::new(compile().expect("it does not panic"))).clone()
 }
 
 fn open(folder: &Folder) -> Result<Opened, String> {
@@ -249,6 +271,49 @@ async fn enter(
         let ahead = older || entrance.central.highest() > opened.last;
         return Ok(Entered { entrance, session, ahead, uplinked });
     }
+}
+
+/// What a gateway does that lacks a rule about when records leave or go.
+fn without(with: &Surroundings, log: PathBuf, delivery: Arc<Delivery>) -> impl Future<Output = ()> + use<> {
+    let (rules, world, ahead_ms) = (with.rules, with.world.clone(), with.ahead_ms);
+    async move {
+        let mut trimmer = Trimmer::new(&log);
+        let all = ["8-durable", "9-trim", "9-covered", "9-acked", "9-acceptance", "9-all"];
+        while !all.iter().all(|rule| rules.holds(rule)) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if !rules.holds("8-durable") {
+                delivery.durable(delivery.logged());
+                continue;
+            }
+            let mut allowed = delivery.allowed();
+            if !rules.holds("9-trim") {
+                let logged = delivery.logged();
+                allowed = Allowed { accepted: logged, shipped: logged, watermark_ms: u64::MAX };
+            }
+            if !rules.holds("9-covered") {
+                allowed.accepted = delivery.logged();
+            }
+            if !rules.holds("9-acked") {
+                allowed.shipped = delivery.logged();
+            }
+            if !rules.holds("9-acceptance") {
+                allowed.watermark_ms = u64::MAX;
+            }
+            if !rules.holds("9-all") {
+                allowed.watermark_ms = world.now_ms().saturating_add_signed(ahead_ms);
+            }
+            if trimmer.trim(allowed).is_ok_and(|gone| gone > 0) {
+                let _ = delivery.trim(first_segment(&log));
+            }
+        }
+    }
+}
+
+/// The record that the oldest segment begins with, as its name says.
+fn first_segment(log: &Path) -> Lsn {
+    let names = std::fs::read_dir(log).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let firsts = names.filter_map(|name| name.to_str()?.strip_suffix(".log")?.parse().ok());
+    Lsn(firsts.min().unwrap_or(1))
 }
 
 /// Copies a folder of a gateway that is down.

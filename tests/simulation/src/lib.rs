@@ -1,10 +1,13 @@
 //! The product's own code, from the agent's core to central's uplink, under one seed: virtual time, a network that loses and
-//! delays, a Redis in memory that executes the real functions, disks that tear.
+//! delays, a Redis in memory that executes the real functions, disks that forget.
 //!
-//! [`redis`] is the region's Redis, [`network`] what lies between the processes.
+//! [`run`] is one run: it starts everything, breaks things, heals them and asks the [`oracle`]. An event's way: [`agent`]s on their
+//! devices, the gateways' [`door`], a [`gateway`], the region's [`redis`], [`central`]. Around them: the [`network`], the [`disk`],
+//! [`time`], and chance ([`entropy`]). [`rules`] are those of the protocol, each of which a run can leave out.
 
 pub mod agent;
 pub mod central;
+pub mod disk;
 pub mod door;
 pub mod entropy;
 pub mod gateway;

@@ -1,8 +1,11 @@
-//! Runs seeds, one after the other, and says which failed and how to see it again.
+//! Runs seeds, on as many threads as there are cores, and says which failed and how to see it again.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
+use simulation::rules::{Kept, Needed, RULES};
 use simulation::run::{Plan, Report, run};
 
 /// The whole system under one seed after the other.
@@ -18,44 +21,120 @@ struct Arguments {
     #[arg(long)]
     seed: Option<u64>,
     /// Leaves this rule out.
-    #[arg(long)]
-    without: Option<String>,
+    #[arg(long, value_parser = Kept::all_but, value_name = "RULE")]
+    without: Option<Kept>,
     /// Ends at the first failure.
     #[arg(long)]
     until_failure: bool,
+    /// Leaves each rule out in turn, under the seed that is known to fail without it.
+    #[arg(long)]
+    controls: bool,
 }
 
 fn main() {
-    let Arguments { seeds, from, seed, without, until_failure } = Arguments::parse();
-    if let Some(seed) = seed {
-        let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).without_time().init();
-        let report = run(Plan { seed, without });
-        println!("{report:#?}");
-        std::process::exit(i32::from(!report.wrong.is_empty()));
-    }
-    let (began, mut all, mut failed) = (Instant::now(), Report::default(), 0);
-    for seed in from..from + seeds {
-        let report = run(Plan { seed, without: without.clone() });
-        all.events += report.events;
-        all.counted += report.counted;
-        all.seconds += report.seconds;
-        all.faults += report.faults;
-        all.epochs += u64::from(report.epochs > 1);
-        if !report.wrong.is_empty() {
-            failed += 1;
-            println!("seed {seed} failed; replay it: cargo run -p simulation -- --seed {seed}");
-            report.wrong.iter().for_each(|wrong| println!("  {wrong}"));
-            if until_failure {
-                break;
+    let arguments = Arguments::parse();
+    let rules = arguments.without.unwrap_or_default();
+    let all_well = match arguments.seed {
+        _ if arguments.controls => controls(),
+        Some(seed) => one(Plan { seed, rules }),
+        None => many(&arguments, rules),
+    };
+    std::process::exit(i32::from(!all_well));
+}
+
+fn one(plan: Plan) -> bool {
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).without_time().init();
+    let report = run(plan);
+    println!("{report:#?}");
+    report.wrong.is_empty()
+}
+
+fn many(arguments: &Arguments, rules: Kept) -> bool {
+    let Arguments { seeds, from, until_failure, .. } = *arguments;
+    let (began, next, enough) = (Instant::now(), AtomicU64::new(from), AtomicBool::new(false));
+    let all = Mutex::new(Sum::default());
+    let work = || {
+        while !enough.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return;
+            }
+            let report = run(Plan { seed, rules });
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.add(&report);
+            if !report.wrong.is_empty() {
+                println!("seed {seed} failed; replay it: cargo run -p simulation -- --seed {seed}");
+                report.wrong.iter().for_each(|wrong| println!("  {wrong}"));
+                enough.fetch_or(until_failure, Ordering::Relaxed);
+            }
+            if all.seeds.is_multiple_of(100) {
+                println!(
+                    "{} of {seeds} seeds, {} failed, {:.0} s",
+                    all.seeds,
+                    all.failed,
+                    began.elapsed().as_secs_f64()
+                );
             }
         }
-        if (seed + 1 - from) % 100 == 0 {
-            println!("{} of {seeds} seeds, {failed} failed, {:.0} s", seed + 1 - from, began.elapsed().as_secs_f64());
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
+    let all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (wall, hours) = (began.elapsed().as_secs_f64(), all.seconds as f64 / 3600.0);
+    println!("{} seeds, {} failed; {} with a rebirth; {} faults", all.seeds, all.failed, all.reborn, all.faults);
+    println!(
+        "{} events made, {} counted; {hours:.0} simulated hours; {wall:.0} s on {cores} cores: {:.0} events and {:.2} \
+         simulated hours a second",
+        all.events,
+        all.counted,
+        all.events as f64 / wall,
+        hours / wall
+    );
+    all.failed == 0
+}
+
+/// The test of the test: every rule that is needed is missed.
+fn controls() -> bool {
+    let mut all_well = true;
+    for rule in RULES {
+        let (name, without) = (rule.name, rule.without);
+        match rule.needed {
+            Needed::Fails(seed, sign) => {
+                let rules = Kept::all_but(name).expect("it is among them");
+                let report = run(Plan { seed, rules });
+                let seen = report.wrong.iter().find(|wrong| wrong.starts_with(sign));
+                all_well &= seen.is_some();
+                let said = seen.map_or_else(|| format!("NOT SEEN TO FAIL: {:?}", report.wrong), Clone::clone);
+                println!("{name:15} seed {seed:5}: {said} ({without})");
+            }
+            Needed::Implied(why) => println!("{name:15} implied by {why} ({without})"),
+            Needed::NotSeen => println!("{name:15} not seen to fail yet ({without})"),
         }
     }
-    let (wall, hours) = (began.elapsed().as_secs_f64(), all.seconds as f64 / 3600.0);
-    println!("{seeds} seeds, {failed} failed; {} with a rebirth; {} faults", all.epochs, all.faults);
-    println!("{} events made, {} counted; {hours:.1} simulated hours in {wall:.1} s", all.events, all.counted);
-    std::process::exit(i32::from(failed > 0));
+    all_well
+}
+
+/// Over many runs.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    failed: u64,
+    reborn: u64,
+    events: u64,
+    counted: u64,
+    seconds: u64,
+    faults: u64,
+}
+
+impl Sum {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.failed += u64::from(!report.wrong.is_empty());
+        self.reborn += u64::from(report.epochs > 1);
+        self.events += report.events;
+        self.counted += report.counted;
+        self.seconds += report.seconds;
+        self.faults += report.faults;
+    }
 }

@@ -1,8 +1,9 @@
 //! What must hold once everything has healed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use proto::uplink::Kind;
+use proto::record::RecordedEvent;
+use proto::uplink::{Kind, VisitRow};
 
 use crate::agent::{Fate, Noted};
 use crate::central::{MemoryBooks, Name};
@@ -36,7 +37,7 @@ pub fn violations(noted: &Noted, books: &MemoryBooks) -> Vec<String> {
     // Raw rows.
     let mut raw: BTreeMap<&str, u64> = BTreeMap::new();
     let mut raw_ledger: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut of_visit: BTreeMap<Name, (u32, u64)> = BTreeMap::new();
+    let mut of_visit: BTreeMap<Name, Visit> = BTreeMap::new();
     let mut of_visitor: BTreeMap<u64, u64> = BTreeMap::new();
     for (_, row) in kept.raw.values() {
         for dropped in &row.record.dropped {
@@ -46,8 +47,7 @@ pub fn violations(noted: &Noted, books: &MemoryBooks) -> Vec<String> {
         let visit = of_visit.entry((sid.to_vec(), seq)).or_default();
         for event in &row.record.events {
             *raw.entry(&event.path).or_default() += 1;
-            visit.0 += 1;
-            visit.1 += u64::from(event.engaged_ms);
+            visit.add(event);
             *raw_ledger.entry(0).or_default() += 1;
         }
         *of_visitor.entry(row.record.visitor).or_default() += row.record.events.len() as u64;
@@ -66,7 +66,7 @@ pub fn violations(noted: &Noted, books: &MemoryBooks) -> Vec<String> {
     expect("counted and said to be dropped", paths(&|it| it.fate == Fate::Dropped && count(&it.path) > 0));
     let given_up = Fate::GivenUp { in_doubt: false };
     expect("counted and given up without doubt", paths(&|it| it.fate == given_up && count(&it.path) > 0));
-    let known: std::collections::BTreeSet<&str> = sent.contents.iter().map(|content| content.path.as_str()).collect();
+    let known: BTreeSet<&str> = sent.contents.iter().map(|content| content.path.as_str()).collect();
     expect(
         "counted and never sent",
         rollups.keys().filter(|path| !known.contains(*path)).map(|it| (*it).to_owned()).collect(),
@@ -97,15 +97,9 @@ pub fn violations(noted: &Noted, books: &MemoryBooks) -> Vec<String> {
     let mut cases = Vec::new();
     for (name, (_, _, row)) in &kept.visits {
         *visits.entry(row.visitor).or_default() += u64::from(row.pageviews);
-        let raw = of_visit.get(name).copied().unwrap_or_default();
-        if raw != (row.pageviews, row.engaged_ms) {
-            cases.push(format!(
-                "{:02x?}/{}: visit {} {}, raw {raw:?}",
-                &name.0[..6],
-                name.1,
-                row.pageviews,
-                row.engaged_ms
-            ));
+        let raw = of_visit.get(name).cloned().unwrap_or_default();
+        if !raw.is(row) {
+            cases.push(format!("{:02x?}/{}: visit {row:?}, raw {raw:?}", &name.0[..6], name.1));
         }
     }
     cases.extend(
@@ -118,6 +112,44 @@ pub fn violations(noted: &Noted, books: &MemoryBooks) -> Vec<String> {
         (visits != counted).then(|| format!("{visits} and {counted}")).into_iter().collect(),
     );
     wrong
+}
+
+/// A visit as its raw rows tell it: all of its events are pageviews.
+#[derive(Clone, Debug, Default)]
+struct Visit {
+    pageviews: u32,
+    engaged_ms: u64,
+    start_ms: u64,
+    last_ms: u64,
+    /// Of its first and of its last millisecond: which of them is the entry and which the exit page nobody can tell.
+    entry_pages: BTreeSet<String>,
+    exit_pages: BTreeSet<String>,
+}
+
+impl Visit {
+    fn add(&mut self, event: &RecordedEvent) {
+        if self.pageviews == 0 || event.at_ms < self.start_ms {
+            (self.start_ms, self.entry_pages) = (event.at_ms, BTreeSet::new());
+        }
+        if event.at_ms > self.last_ms {
+            (self.last_ms, self.exit_pages) = (event.at_ms, BTreeSet::new());
+        }
+        if event.at_ms == self.start_ms {
+            self.entry_pages.insert(event.path.clone());
+        }
+        if event.at_ms == self.last_ms {
+            self.exit_pages.insert(event.path.clone());
+        }
+        self.pageviews += 1;
+        self.engaged_ms += u64::from(event.engaged_ms);
+    }
+
+    fn is(&self, row: &VisitRow) -> bool {
+        (self.pageviews, self.engaged_ms) == (row.pageviews, row.engaged_ms)
+            && (self.start_ms, self.last_ms) == (row.start_ms, row.last_ms)
+            && self.entry_pages.contains(&row.entry_page)
+            && self.exit_pages.contains(&row.exit_page)
+    }
 }
 
 /// How much a run saw.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use connection::Server;
 pub use store::{Reply, Store};
 
+use crate::rules::Kept;
 use script::Library;
 
 /// States since the last barrier that a crash may fall back to, at most.
@@ -25,8 +26,7 @@ pub struct Redis {
     run: u64,
     /// What the disk may hold after a crash: the state at the last barrier, and some of those since.
     history: Vec<Store>,
-    /// Replacements in the library's text, for the tests that take a rule out.
-    patches: Vec<(String, String)>,
+    rules: Kept,
 }
 
 impl Default for Redis {
@@ -37,20 +37,27 @@ impl Default for Redis {
             text: String::new(),
             run: 1,
             history: vec![Store::default()],
-            patches: Vec::new(),
+            rules: Kept::default(),
         }
     }
 }
 
 impl Redis {
-    /// Whatever library is loaded from now on has `from` replaced by `to`.
-    pub fn patch(&mut self, from: &str, to: &str) {
-        self.patches.push((from.to_owned(), to.to_owned()));
+    /// An empty one that keeps these rules.
+    pub fn new(rules: Kept) -> Self {
+        Self { rules, ..Self::default() }
     }
 
     /// The process's name.
     pub fn run_id(&self) -> String {
-        format!("{:040x}", self.run)
+        format!("{:040x}", if self.rules.holds("11-run") { self.run } else { 1 })
+    }
+
+    /// The number of the open flush.
+    pub fn open_flush(&self) -> u64 {
+        let number = self.store().execute(&[b"GET".to_vec(), b"{0}:n".to_vec()]);
+        let Reply::Bulk(digits) = number else { return 0 };
+        String::from_utf8_lossy(&digits).parse().unwrap_or(0)
     }
 
     /// Unix ms; keys expire by it.
@@ -92,8 +99,8 @@ impl Redis {
     pub fn execute(&mut self, command: &[Vec<u8>]) -> Reply {
         let before = self.store().writes;
         let reply = self.run_command(command);
-        let now = self.store().clone();
-        if now.writes != before {
+        if self.store().writes != before {
+            let now = self.store().clone();
             if self.history.len() == HISTORY_MAX {
                 self.history.remove(HISTORY_MAX / 2);
             }
@@ -125,7 +132,9 @@ impl Redis {
                 Reply::Array(vec![Reply::Bulk(name.clone()), Reply::Bulk(value.to_vec())])
             }
             ("WAITAOF", _) => {
-                self.barrier();
+                if self.rules.holds("6-barrier") {
+                    self.barrier();
+                }
                 Reply::Array(vec![Reply::Int(1), Reply::Int(0)])
             }
             ("FUNCTION", [_, _, given @ ..]) => match (words[1].as_str(), given) {
@@ -146,7 +155,7 @@ impl Redis {
 
     fn load(&mut self, text: &str) -> Reply {
         let mut patched = text.to_owned();
-        for (from, to) in &self.patches {
+        for (from, to) in self.rules.patches() {
             assert!(patched.contains(from), "the functions have no {from:?} any more: write the patch anew");
             patched = patched.replace(from, to);
         }

@@ -1,13 +1,272 @@
-//! Rules of the delivery protocol that a run can leave out, to see that it fails without them.
+//! The rules of the delivery protocol that a run can leave out, to see that the oracle notices: each is needed, and each is
+//! looked for. `docs/decisions/delivery.md` says where a rule is kept and what goes wrong without it.
+//!
+//! A rule of the functions is taken out of their text; one that is kept in Rust is taken out where the simulation wires the
+//! processes together, or, for two of them, by a switch in the gateway that only the simulation compiles in.
 
-/// What to replace in the functions to take a rule out; nothing for a rule that is elsewhere.
-pub fn patches(without: Option<&str>) -> Vec<(&'static str, &'static str)> {
-    match without {
-        Some("1-gap") => vec![("if have ~= prev then return {'GAP', have} end", "")],
-        Some("3-bitmap") => vec![("return math.floor(byte / 2 ^ (seq % 8)) % 2 == 1", "return false")],
-        Some("4-incarnation") => {
-            vec![("if redis.call('HGET', p .. 'i', gateway) ~= incarnation then return 'FENCED' end", "")]
+/// One rule, and what became of the runs without it.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its name.
+    pub name: &'static str,
+    /// What a run without it does.
+    pub without: &'static str,
+    /// How it is known to be needed.
+    pub needed: Needed,
+    /// What is replaced in the functions, if it is a rule of theirs.
+    patches: &'static [(&'static str, &'static str)],
+}
+
+/// How a rule is known to be needed.
+#[derive(Clone, Copy, Debug)]
+pub enum Needed {
+    /// Without it this seed fails, and this is how one of the oracle's complaints begins.
+    Fails(u64, &'static str),
+    /// No seed was seen to fail, for this reason.
+    Implied(&'static str),
+    /// No seed was seen to fail yet, and the reason is not known.
+    NotSeen,
+}
+
+use Needed::{Fails, Implied, NotSeen};
+
+/// All of them, in the order of an event's way.
+pub const RULES: &[Rule] = &[
+    rule(
+        "1-gap",
+        "a call is applied whatever record came before it",
+        Implied(
+            "11-run: a Redis that fell back is another process, and whoever registers there is told where it stands",
+        ),
+        &[("if have ~= prev then return {'GAP', have} end", "")],
+    ),
+    rule(
+        "1-outcomes",
+        "a repeated call is answered without its outcomes",
+        Implied("4-incarnation: who got no answer registers anew, and reads the outcomes there"),
+        &[(
+            "if outcomes then return {'OK', outcomes} end",
+            "if outcomes then return {'OK', cmsgpack.pack({tonumber(string.match(argv[6], '^%d+')), prev, {}})} end",
+        )],
+    ),
+    rule(
+        "1-void",
+        "a GAP replays, and the outcomes above it stay in the gateway's log",
+        Fails(0, "raw rows of a visit"),
+        &[],
+    ),
+    rule(
+        "2-fold",
+        "a call may name a batch twice",
+        Fails(0, "not drained"),
+        &[("if twice then return {'REPEAT', twice} end", "")],
+    ),
+    rule(
+        "3-bitmap",
+        "the highest seq is kept instead of the bits",
+        Fails(1, "acknowledged and not counted"),
+        &[
+            (
+                "return math.floor(byte / 2 ^ (seq % 8)) % 2 == 1",
+                "return byte ~= 0 and 2 ^ (seq % 8) <= byte or #bits > math.floor(seq / 8) + 1",
+            ),
+            (
+                "string.char(string.byte(bits, at) + 2 ^ (seq % 8))",
+                "string.char(bit_is_set(bits, seq) and string.byte(bits, at) or string.byte(bits, at) + 2 ^ (seq % 8))",
+            ),
+        ],
+    ),
+    rule("4-id", "an emptied folder keeps the gateway's id", Fails(1, "not drained"), &[]),
+    rule(
+        "4-incarnation",
+        "calls of an old incarnation are taken",
+        NotSeen,
+        &[("if redis.call('HGET', p .. 'i', gateway) ~= incarnation then return 'FENCED' end", "")],
+    ),
+    rule("4-central", "a starting gateway asks Redis only how far its id had come", NotSeen, &[]),
+    rule("4-known", "registrations are kept in Redis only", Fails(4, "not drained"), &[]),
+    rule(
+        "4-report",
+        "a watermark's report is not answered with GAP",
+        Implied("11-run: a Redis that fell back is another process, and an idle gateway hears WAIT from it"),
+        &[(
+            "if have ~= lsn then return {'GAP', have} end                  -- an idle",
+            "if have ~= lsn then return {'OK', tonumber(redis.call('HGET', p .. 'k', gw) or 0)} end -- an idle",
+        )],
+    ),
+    rule(
+        "4-floor",
+        "the clock of a starting gateway has no floor",
+        NotSeen,
+        &[("local floor = math.max(mark, tonumber(redis.call('GET', p .. 'h') or 0))", "local floor = 0")],
+    ),
+    rule(
+        "5-vector",
+        "the vector is read when the flush is sent, not at the cut",
+        Fails(2, "acknowledged and not counted"),
+        &[(
+            "return flush_facts(unsettled[1], cmsgpack.unpack(unsettled[2]))",
+            "local facts = cmsgpack.unpack(unsettled[2]); facts[3] = redis.call('HGETALL', p .. 'a'); \
+         return flush_facts(unsettled[1], facts)",
+        )],
+    ),
+    rule(
+        "5-visits",
+        "the states of visits are read when the flush is sent",
+        Fails(4, "raw rows of a visit"),
+        &[(
+            "if #newest > 0 then in_chunks('HSET', p .. 'wv:' .. flush, newest) end",
+            "if #newest > 0 then in_chunks('HSET', p .. 'wv:' .. (redis.call('HKEYS', p .. 'c')[1] or flush), newest) end",
+        )],
+    ),
+    rule(
+        "5-order",
+        "a cut does not wait for the one before it",
+        Fails(0, "not drained"),
+        &[("if #unsettled > 0 then return", "if false then return")],
+    ),
+    rule("6-barrier", "buckets and k leave without a barrier", Implied("6-told and 6-number"), &[]),
+    rule("6-told", "k is advanced without telling central", NotSeen, &[]),
+    rule("6-number", "central is told the vector, not the number of the open flush", Fails(0, "not drained"), &[]),
+    rule("7-manifest", "central inserts every flush that arrives", Fails(1, "counted twice"), &[]),
+    rule(
+        "7-resend",
+        "rows of an earlier, unfinished try stay when a flush is sent again",
+        Fails(2, "counted twice"),
+        &[],
+    ),
+    rule("7-orphans", "rows of an unfinished flush stay when a new epoch opens", Fails(9, "counted twice"), &[]),
+    rule("7-visits", "an unfinished flush replaces the states of visits", Fails(9, "raw rows of a visit"), &[]),
+    rule(
+        "7-epoch",
+        "the term alone guards central, cut and settle",
+        Implied("7-term: every leadership has a term of its own, and opens its epoch before its first flush"),
+        &[EPOCH_UNCHECKED],
+    ),
+    rule("7-term", "the epoch alone guards central, cut and settle", Implied("7-epoch"), &[TERM_UNCHECKED]),
+    rule("7-both", "neither term nor epoch is checked", NotSeen, &[EPOCH_UNCHECKED, TERM_UNCHECKED]),
+    rule("8-durable", "raw rows leave as soon as an outcome is known", NotSeen, &[]),
+    rule("8-outcomes", "flushes carry no outcomes", Fails(4, "redis has applied"), &[]),
+    rule(
+        "8-epoch",
+        "a raw row replaces another in order of arrival, not of epoch",
+        Fails(106, "raw rows of a visit"),
+        &[],
+    ),
+    rule("9-trim", "a record goes once it is applied", Fails(0, "redis stands at"), &[]),
+    rule("9-covered", "trimming does not wait for an accepted flush", Implied("9-acked"), &[]),
+    rule("9-acked", "trimming does not wait for the raw rows", NotSeen, &[]),
+    rule("9-acceptance", "trimming does not wait for the end of acceptance", Fails(11, "counted twice"), &[]),
+    rule("9-all", "trimming asks its own clock, not every gateway, whether acceptance is over", NotSeen, &[]),
+    rule(
+        "10-watermark",
+        "bitmaps are deleted by time",
+        Fails(1, "not drained"),
+        &[("delete_bitmaps(p, mark)\n", "delete_bitmaps(p, tonumber(argv[4]))\n")],
+    ),
+    rule(
+        "10-rebuild",
+        "bitmaps are deleted during a rebuild too",
+        Implied("10-watermark: a gateway that has not reported since the rebuild holds the watermark at 0"),
+        &[(
+            "if redis.call('SISMEMBER', p .. 'r', argv[2]) == 0 then return {'WAIT'} end",
+            "if redis.call('SISMEMBER', p .. 'r', argv[2]) == 0 then return {'WAIT'} end delete_bitmaps(p, lowest_watermark(p))",
+        )],
+    ),
+    rule("10-renumber", "one refusal is enough for a new number", Fails(0, "counted twice"), &[]),
+    rule(
+        "11-rebirth",
+        "an empty or older Redis simply goes on counting",
+        Fails(2, "acknowledged and not counted"),
+        &[],
+    ),
+    rule(
+        "11-run",
+        "a restarted Redis counts before it was compared with central",
+        Fails(4, "acknowledged and not counted"),
+        &[],
+    ),
+    rule(
+        "11-wait",
+        "a rebuild does not wait for gateways that are down",
+        Fails(73, "counted twice"),
+        &[(
+            "local function rebuilding(p) return redis.call('EXISTS', p .. 'r') == 1 end",
+            "local function rebuilding(p) return false end",
+        )],
+    ),
+    rule(
+        "11-cut",
+        "a cut may happen during a rebuild",
+        Implied("11-wait"),
+        &[("if rebuilding(p) then return {'REBUILD'} end", "")],
+    ),
+    rule(
+        "11-horizon",
+        "a rebuilt Redis has no deletion horizon",
+        Implied("4-floor"),
+        &[("redis.call('SET', p .. 'h', argv[5])", "redis.call('SET', p .. 'h', '0')")],
+    ),
+    rule("11-outcome", "every covered record sets its bit, a duplicate too", Implied("1-void"), &[]),
+    rule("11-visits", "running visits are not given to a rebuilt Redis", Fails(106, "raw rows of a visit"), &[]),
+    rule("11-lost", "nothing stands in for the log of a lost folder", Fails(47, "counted twice"), &[]),
+    rule("14-ack", "the acknowledgement is sent before the log", Fails(2, "acknowledged and not counted"), &[]),
+];
+
+const EPOCH_UNCHECKED: (&str, &str) = (
+    "if redis.call('GET', p .. 'e') ~= approved then return 'WAIT' end                           -- another epoch",
+    "if string.match(redis.call('GET', p .. 'e'), ':.*') ~= string.match(approved, ':.*') then return 'WAIT' end -- another epoch",
+);
+const TERM_UNCHECKED: (&str, &str) =
+    ("then return 'FENCED' end     -- another leader", "and false then return 'FENCED' end     -- another leader");
+
+const fn rule(
+    name: &'static str,
+    without: &'static str,
+    needed: Needed,
+    patches: &'static [(&'static str, &'static str)],
+) -> Rule {
+    Rule { name, without, needed, patches }
+}
+
+/// The rules that a run keeps: all of them, or all but one or two.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kept {
+    left_out: [Option<&'static Rule>; 2],
+}
+
+impl Kept {
+    /// All but the one of this name, or the two, with a comma in between.
+    pub fn all_but(names: &str) -> Result<Self, String> {
+        let mut left_out = [None; 2];
+        for (at, name) in names.split(',').enumerate() {
+            let place = left_out.get_mut(at).ok_or("two rules can be left out, not more")?;
+            *place = Some(RULES.iter().find(|rule| rule.name == name).ok_or_else(|| {
+                let all: Vec<_> = RULES.iter().map(|rule| rule.name).collect();
+                format!("there is no rule {name:?}; there are {}", all.join(", "))
+            })?);
         }
-        _ => Vec::new(),
+        Ok(Self { left_out })
+    }
+
+    /// Whether the rule of this name is among them.
+    pub fn holds(self, name: &str) -> bool {
+        debug_assert!(RULES.iter().any(|rule| rule.name == name), "there is no rule {name:?}");
+        self.left_out.iter().flatten().all(|rule| rule.name != name)
+    }
+
+    /// What to replace in the functions.
+    pub fn patches(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.left_out.into_iter().flatten().flat_map(|rule| rule.patches).copied()
+    }
+}
+
+impl Rule {
+    /// The seed of the run that must fail, and how one of the complaints begins, if there is one.
+    pub fn control(&self) -> Option<(u64, &'static str)> {
+        match self.needed {
+            Fails(seed, sign) => Some((seed, sign)),
+            Implied(_) | NotSeen => None,
+        }
     }
 }

@@ -1,46 +1,56 @@
 //! The whole system under seeds: nothing is lost, nothing is counted twice, everything tells one story.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use simulation::rules::{Kept, RULES};
 use simulation::run::{Plan, run};
 
-/// `SIMULATION_SEEDS` of them, or as many as take about a minute.
+/// `SIMULATION_SEEDS` of them, or a few hundred.
 #[test]
 fn every_seed_is_exact() {
-    let seeds = std::env::var("SIMULATION_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(16);
-    let halves = [0, 1].map(|first| {
-        std::thread::spawn(move || {
-            let mut counted = 0;
-            for seed in (first..seeds).step_by(2) {
-                let report = run(Plan { seed, without: None });
-                assert!(
-                    report.wrong.is_empty(),
-                    "seed {seed}: {:#?}\nreplay it: cargo run -p simulation -- --seed {seed}",
-                    report.wrong
-                );
-                counted += report.counted;
-            }
-            counted
-        })
+    let seeds = std::env::var("SIMULATION_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200);
+    let counted = AtomicU64::new(0);
+    each(seeds, |seed| {
+        let report = run(Plan { seed, rules: Kept::default() });
+        let wrong = report.wrong;
+        assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}\nreplay it: cargo run -p simulation -- --seed {seed}");
+        counted.fetch_add(report.counted, Ordering::Relaxed);
     });
-    let counted: u64 = halves.into_iter().map(|half| half.join().expect("a seed failed")).sum();
+    let counted = counted.into_inner();
     assert!(counted > seeds * 20, "{counted} events in {seeds} seeds are too few to mean anything");
+}
+
+/// The test of the test: the oracle notices each rule that is left out.
+#[test]
+fn without_any_rule_that_is_needed_its_seed_fails() {
+    each(RULES.len() as u64, |number| {
+        let rule = &RULES[number as usize];
+        let Some((seed, sign)) = rule.control() else { return };
+        let rules = Kept::all_but(rule.name).expect("it is among them");
+        let wrong = run(Plan { seed, rules }).wrong;
+        assert!(wrong.iter().any(|wrong| wrong.starts_with(sign)), "without {}, seed {seed}: {wrong:?}", rule.name);
+        // And nothing else of it is wrong.
+        assert_eq!(run(Plan { seed, rules: Kept::default() }).wrong, Vec::<String>::new(), "seed {seed}");
+    });
 }
 
 #[test]
 fn a_seed_is_the_same_run_every_time() {
-    let plan = Plan { seed: 3, without: None };
-    let (once, again) = (run(plan.clone()), run(plan));
+    let plan = Plan { seed: 3, rules: Kept::default() };
+    let (once, again) = (run(plan), run(plan));
     assert_eq!(format!("{once:?}"), format!("{again:?}"));
 }
 
-/// The oracle sees what a rule is for.
-#[test]
-fn without_bits_a_repeat_is_counted_twice() {
-    let report = run(Plan { seed: 0, without: Some("3-bitmap".into()) });
-    assert!(report.wrong.iter().any(|wrong| wrong.starts_with("counted twice")), "{report:?}");
-}
-
-/// A folder that was copied before its last outcomes were logged passed for the newest one.
-#[test]
-fn a_folder_with_older_outcomes_is_another_gateway() {
-    assert_eq!(run(Plan { seed: 8, without: None }).wrong, Vec::<String>::new());
+/// Numbers below `end`, two at a time.
+fn each(end: u64, work: impl Fn(u64) + Sync) {
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(number) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < end) {
+                    work(number);
+                }
+            });
+        }
+    });
 }

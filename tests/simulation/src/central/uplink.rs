@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use central::metrics::Metrics;
-use central::uplink::{Books, Central, Conversation};
+use central::uplink::{Central, Conversation};
 use prometheus_client::registry::Registry;
 use proto::dial::{Dial, Frames, Opening};
 use proto::uplink::RegionFrame;
@@ -13,33 +13,38 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::MemoryBooks;
+use super::without::Without;
 use crate::network::{Fate, Network};
+use crate::redis::Redis;
+use crate::rules::Kept;
 
 /// As many as central's own queue.
 const FRAMES_MAX: usize = 16;
 
-/// Central's process, and the way to it.
-pub struct Uplink {
-    books: Arc<dyn Books>,
-    network: Network,
-    process: Mutex<Option<Process>>,
+/// Central's process.
+pub struct Process {
+    books: Arc<MemoryBooks>,
+    redis: Arc<Mutex<Redis>>,
+    rules: Kept,
+    running: Mutex<Option<Running>>,
 }
 
-struct Process {
+struct Running {
     central: Arc<Central>,
     killed: CancellationToken,
 }
 
-impl Uplink {
-    /// Over these books; nothing runs yet.
-    pub fn new(books: Arc<dyn Books>, network: Network) -> Self {
-        Self { books, network, process: Mutex::default() }
+impl Process {
+    /// Over these books; nothing runs yet. The region's Redis is looked at only where a rule is left out.
+    pub fn new(books: Arc<MemoryBooks>, redis: Arc<Mutex<Redis>>, rules: Kept) -> Self {
+        Self { books, redis, rules, running: Mutex::default() }
     }
 
     /// Starts central, if it does not run.
     pub fn start(&self) {
-        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        process.get_or_insert_with(|| Process {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get_or_insert_with(|| Running {
             central: Arc::new(Central::new(self.books.clone(), Metrics::new(&mut Registry::default()), None)),
             killed: CancellationToken::new(),
         });
@@ -47,28 +52,41 @@ impl Uplink {
 
     /// Kills central between any two steps.
     pub fn kill(&self) {
-        if let Some(process) = self.process.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            process.killed.cancel();
+        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            running.killed.cancel();
         }
     }
+}
+
+/// The way of one of the region's processes to central.
+pub struct Uplink {
+    /// Where it leads.
+    pub central: Arc<Process>,
+    /// What lies between.
+    pub network: Network,
 }
 
 impl Dial for Uplink {
     fn open(&self, frames: mpsc::Receiver<RegionFrame>) -> Opening<'_> {
         Box::pin(async move {
             sleep_until(self.network.arrival()).await;
-            let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Process { central, killed }) = &*process else { return Err(Status::unavailable("refused")) };
+            let running = self.central.running.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Running { central, killed }) = &*running else { return Err(Status::unavailable("refused")) };
             let broken = killed.child_token();
             let (up, incoming) = mpsc::channel(FRAMES_MAX);
             let (outgoing, answers) = mpsc::channel(FRAMES_MAX);
             let (down, heard) = mpsc::channel(FRAMES_MAX);
             let stream = Box::pin(ReceiverStream::new(incoming));
             let conversation = Conversation::new(central.clone(), stream, outgoing, CancellationToken::new());
+            let Process { books, redis, rules, .. } = &*self.central;
+            let said = Arc::new(Without::new(*rules, books.clone(), redis.clone()));
+            let heard_by_region = said.clone();
             // Killed: it never comes to its next step.
             tokio::spawn(killed.clone().run_until_cancelled_owned(conversation.run()));
-            tokio::spawn(carry(self.network.clone(), frames, up, Ok, broken.clone()));
-            tokio::spawn(carry(self.network.clone(), answers, down, |answer| answer, broken));
+            let region = move |frame| Ok(said.to_central(frame));
+            tokio::spawn(carry(self.network.clone(), frames, up, region, broken.clone()));
+            let central = move |answer: Result<_, _>| answer.map(|frame| heard_by_region.to_region(frame));
+            tokio::spawn(carry(self.network.clone(), answers, down, central, broken));
             Ok(Box::pin(ReceiverStream::new(heard)) as Frames)
         })
     }
