@@ -22,9 +22,9 @@ pub struct Rule {
 pub enum Needed {
     /// Without it this seed fails, and this is how one of the oracle's complaints begins.
     Fails(u64, &'static str),
-    /// No seed was seen to fail, for this reason.
+    /// Another rule is held to make it unnecessary: an argument, not a search.
     Implied(&'static str),
-    /// No seed was seen to fail yet, and the reason is not known.
+    /// A short search saw no seed fail, and the reason is not known.
     NotSeen,
 }
 
