@@ -90,7 +90,7 @@ pub struct Start {
 }
 
 impl Applier {
-    /// Stands where `session` found Redis.
+    /// Stands where `session` found Redis, whose log this is: raw rows may leave it from now on.
     pub fn new(
         start: Start,
         session: &Session,
@@ -101,6 +101,7 @@ impl Applier {
         let Start { entrance, reader, last, groups, capacity, stop } = start;
         let (gateway, delivery, applied) =
             (entrance.gateway.to_string(), Arc::clone(&entrance.delivery), session.applied);
+        delivery.begin_shipping();
         if applied < last {
             tracing::info!(from = %applied.next(), through = %last, records = last.0 - applied.0, "replaying the log");
         }

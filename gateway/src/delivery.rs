@@ -32,6 +32,8 @@ struct State {
     accepted: Lsn,
     watermark_ms: u64,
     first: Lsn,
+    /// Redis and central know no newer log of this gateway. Until then it may be an older copy, with outcomes that did not last.
+    current: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +73,17 @@ impl Delivery {
         let acked = kept.acked.max(Lsn(first.0 - 1)).min(outcomes.logged().max(Lsn(first.0 - 1)));
         let raw = RawPosition { acked, ..kept };
         let (durable, accepted, watermark_ms) = (Lsn(0), Lsn(0), 0);
-        Ok(Self(Mutex::new(State { outcomes, path, raw, kept, durable, accepted, watermark_ms, first })))
+        Ok(Self(Mutex::new(State {
+            outcomes,
+            path,
+            raw,
+            kept,
+            durable,
+            accepted,
+            watermark_ms,
+            first,
+            current: false,
+        })))
     }
 
     /// The first record that is kept.
@@ -186,14 +198,23 @@ impl Delivery {
         state.watermark_ms = state.watermark_ms.max(progress.watermark_ms);
     }
 
+    /// Redis and central know no newer log of this gateway: rows may leave.
+    pub fn begin_shipping(&self) {
+        self.lock().current = true;
+    }
+
     /// In the epoch that this gateway is registered in, Redis will not forget these.
     pub fn durable(&self, durable: Lsn) {
         self.lock().durable = durable;
     }
 
-    /// What may leave, from `after` on; of another generation, from its acknowledged position on.
-    pub fn ship(&self, generation: u64, after: Lsn) -> Result<Shipment, LogError> {
+    /// What may leave, from `after` on; of another generation, from its acknowledged position on. `None` before
+    /// [`Self::begin_shipping`].
+    pub fn ship(&self, generation: u64, after: Lsn) -> Result<Option<Shipment>, LogError> {
         let mut state = self.lock();
+        if !state.current {
+            return Ok(None);
+        }
         let after = if generation == state.raw.generation { after } else { state.raw.acked };
         let through = state.durable.max(state.accepted);
         let mut outcomes = if after < through { state.outcomes.read(after.next())? } else { Vec::new() };
@@ -201,7 +222,7 @@ impl Delivery {
             *outcomes = clip(outcomes, after, through);
             outcomes.prev < outcomes.last
         });
-        Ok(Shipment { generation: state.raw.generation, after, logged: state.outcomes.synced(), outcomes })
+        Ok(Some(Shipment { generation: state.raw.generation, after, logged: state.outcomes.synced(), outcomes }))
     }
 
     /// Where shipping begins on a new stream: generation and position.

@@ -85,7 +85,10 @@ impl Shipper {
             self.next = self.next.max(now + SHIP_EVERY / 10); // an acknowledgement comes first
             return Ok(None);
         }
-        let shipment = self.delivery.ship(self.generation, self.sent)?;
+        let Some(shipment) = self.delivery.ship(self.generation, self.sent)? else {
+            self.next = now + SHIP_EVERY / 10;
+            return Ok(None);
+        };
         (self.generation, self.sent) = (shipment.generation, shipment.after);
         let (mut bytes, mut last, mut full) = (0, None, false);
         let mut batches = Vec::new();

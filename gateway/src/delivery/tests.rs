@@ -1,7 +1,13 @@
 use super::*;
 
 fn open(folder: &Path) -> Delivery {
-    Delivery::open(folder, Uuid::from_u128(7), Shard(0), Lsn(1)).unwrap()
+    let delivery = Delivery::open(folder, Uuid::from_u128(7), Shard(0), Lsn(1)).unwrap();
+    delivery.begin_shipping();
+    delivery
+}
+
+fn leaving(delivery: &Delivery, after: Lsn) -> Vec<Outcomes> {
+    delivery.ship(0, after).unwrap().unwrap().outcomes
 }
 
 fn call(epoch: u64, prev: u64, last: u64, counted: &[u64]) -> Outcomes {
@@ -23,11 +29,22 @@ fn rows_leave_once_their_outcome_is_durable_or_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let delivery = open(folder.path());
     delivery.append(&call(1, 0, 4, &[1, 2, 4])).unwrap();
-    assert!(delivery.ship(0, Lsn(0)).unwrap().outcomes.is_empty());
+    assert!(leaving(&delivery, Lsn(0)).is_empty());
     delivery.durable(Lsn(3));
-    assert_eq!(delivery.ship(0, Lsn(0)).unwrap().outcomes, [call(1, 0, 3, &[1, 2])]);
+    assert_eq!(leaving(&delivery, Lsn(0)), [call(1, 0, 3, &[1, 2])]);
     delivery.progress(&Progress { accepted: 9, ..Default::default() });
-    assert_eq!(delivery.ship(0, Lsn(3)).unwrap().outcomes, [call(1, 3, 4, &[4])]);
+    assert_eq!(leaving(&delivery, Lsn(3)), [call(1, 3, 4, &[4])]);
+}
+
+#[test]
+fn a_copy_that_may_be_older_than_its_gateway_ships_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = Delivery::open(folder.path(), Uuid::from_u128(7), Shard(0), Lsn(1)).unwrap();
+    copy.append(&call(1, 0, 4, &[1, 2, 4])).unwrap();
+    copy.progress(&Progress { accepted: 4, ..Default::default() });
+    assert!(copy.ship(0, Lsn(0)).unwrap().is_none(), "its outcomes may have become void since");
+    copy.begin_shipping();
+    assert_eq!(leaving(&copy, Lsn(0)), [call(1, 0, 4, &[1, 2, 4])]);
 }
 
 #[test]
@@ -46,11 +63,7 @@ fn an_acknowledgement_of_what_became_void_says_nothing_even_after_a_restart() {
     let delivery = open(folder.path());
     assert_eq!(delivery.shipped(), (1, Lsn(4)));
     delivery.progress(&Progress { accepted: 8, ..Default::default() });
-    assert_eq!(
-        delivery.ship(0, Lsn(8)).unwrap().outcomes,
-        [call(2, 4, 8, &[5])],
-        "of another generation: from the start"
-    );
+    assert_eq!(leaving(&delivery, Lsn(8)), [call(2, 4, 8, &[5])], "of another generation: from the start");
 }
 
 #[test]
