@@ -11,14 +11,16 @@
 --   x:<gateway>  last LSN of a call -> its outcomes: {epoch, the call's prev, {LSN, visit id or '', ... of each named batch}}
 --   o  gateway -> last LSN whose outcomes a settled flush carried
 --   d:<class>:<hour>  sid -> bits of its seqs   dh  which of these there are     h  deletion horizon, ms
---   v:<site>:<visitor>  the running visit       ver  version of the newest visit state
+--   vs:<site>:<visitor>  the visits that batches may still join, {ms of arrival, state, ...}, the last touched first; or the
+--                        name under which they are, near midnight       ver  version of the newest visit state
 --   the bucket of flush n: w:<n> counters, wt:<n> those of kind total, wu:<n> uniques, wv:<n> newest states of visits;
 --   from the cut on also wo:<n>  <gateway>:<last LSN> -> outcomes that no gateway has logged and no settled flush carried
 --   c  cut flush -> its vector, watermark and time
 --   l:<site>  visitors by arrival, for the live figure     ls  sites by their last arrival
 --
 -- Redis does not roll a function back: every key is read and every argument checked before the first write.
-local VISIT_GAP_MS, VISIT_KEPT_MS, SEQ_MAX, BATCHES_MAX = 30 * 60 * 1000, 60 * 60 * 1000, 4096, 1000
+local VISIT_GAP_MS, VISIT_KEPT_MS, VISITS_MAX = 30 * 60 * 1000, 60 * 60 * 1000, 8
+local SEQ_MAX, BATCHES_MAX = 4096, 1000
 local ACCEPT_MS = {['0'] = 2 * 3600 * 1000, ['1'] = 26 * 3600 * 1000}         -- by class
 local HOUR_MS, PRESENT_MS, KIND_TOTAL = 3600 * 1000, 5 * 60 * 1000, 0
 local CHUNK, WHOLE_MAX, STRING_MAX = 4000, 2 ^ 52, 65535  -- unpack takes some 8,000 values; a length has two bytes
@@ -125,7 +127,57 @@ local function set_bits(p, hours)
   end
 end
 
-local function fits(v, first, final) return v and first - v.last <= VISIT_GAP_MS and v.start - final <= VISIT_GAP_MS end
+-- A visitor has one visit at a time, and by the times of late events others beside it: what a device kept for hours must
+-- not end the visit of the page that is open now. After midnight his visits go on under another name.
+local function unpack_visits(packed)
+  local visits = {}
+  for i = 1, #packed, 2 do
+    local v = unpack_visit(packed[i + 1])
+    v.touched, v.packed = packed[i], packed[i + 1]
+    visits[#visits + 1] = v
+  end
+  return visits
+end
+local function pack_visits(visits, since)
+  local packed = {}
+  for _, v in ipairs(visits) do
+    if v.touched > since and #packed < 2 * VISITS_MAX then
+      packed[#packed + 1] = v.touched
+      packed[#packed + 1] = v.packed
+    end
+  end
+  return cmsgpack.pack(packed)
+end
+
+-- The visits of these names: of each name where they are, and of each such place which.
+local function read_visits(p, names)
+  local place_of, visits_at = {}, {}
+  while #names > 0 do
+    local keys, elsewhere = {}, {}
+    for k, name in ipairs(names) do keys[k] = p .. 'vs:' .. name end
+    for k, packed in ipairs(redis.call('MGET', unpack(keys))) do
+      local name, stored = names[k], packed and cmsgpack.unpack(packed) or {}
+      if type(stored) == 'table' then
+        place_of[name], visits_at[name] = name, unpack_visits(stored)
+      else
+        place_of[name] = stored
+        elsewhere[#elsewhere + 1] = stored
+      end
+    end
+    names = {}
+    for _, name in ipairs(elsewhere) do
+      if not place_of[name] then place_of[name] = name; names[#names + 1] = name end
+    end
+  end
+  return place_of, visits_at
+end
+
+-- Where of `visits`, the last touched first, one is that a batch from `first` to `final` belongs to.
+local function find_visit(visits, first, final)
+  for i, v in ipairs(visits) do
+    if first - v.last <= VISIT_GAP_MS and v.start - final <= VISIT_GAP_MS then return i end
+  end
+end
 
 -- Who is on a site now. What no live figure can count any more goes at once, so that this stays as small as the present is.
 local function present(p, now, seen)
@@ -172,40 +224,42 @@ local function apply(_, argv)
     if bit_is_set(hours[batches[i]].bits[batches[i + 1]], batches[i + 2]) then hit[#hit + 1] = batches[i + 3] end
   end
   if #hit > 0 then return {'DUPS', unpack(hit)} end
-  local running, keys_of_visits = {}, {}
-  local function wanted(key)
-    if running[key] == nil then running[key] = false; keys_of_visits[#keys_of_visits + 1] = key end
-  end
+  local names, named = {}, {}
   for i = 1, #visits, 10 do
-    wanted(visits[i + 1])
-    if visits[i + 9] ~= '' then wanted(visits[i + 9]) end
-  end
-  if #keys_of_visits > 0 then
-    local names = {}
-    for k, key in ipairs(keys_of_visits) do names[k] = p .. 'v:' .. key end
-    for k, packed in ipairs(redis.call('MGET', unpack(names))) do
-      if packed then running[keys_of_visits[k]] = unpack_visit(packed) end
+    for _, name in ipairs({visits[i + 1], visits[i + 9]}) do
+      if name ~= '' and not named[name] then named[name] = true; names[#names + 1] = name end
     end
+  end
+  local place_of, visits_at = read_visits(p, names)
+  local function place(name)
+    while place_of[name] ~= name do name = place_of[name] end
+    return name
   end
   local open = redis.call('MGET', p .. 'ver', p .. 'n')
   local version, flush = tonumber(open[1] or 0), open[2] or '0'
 
   -- Writes.
   set_bits(p, hours)
-  local touched, seen, moved, visit_of = {}, {}, {}, {}
+  local touched, changed, seen, visit_of = {}, {}, {}, {}
   for i = 1, #visits, 10 do
-    local key, first, final, inc, entry, exit = visits[i + 1], visits[i + 3], visits[i + 4], visits[i + 5], visits[i + 6], visits[i + 7]
-    local other, v = visits[i + 9], running[key]
-    if other ~= '' and not fits(v, first, final) and fits(running[other], first, final) then   -- the salt changed, the visit goes on
-      v = running[other]
-      running[key], running[other] = v, false
-      moved[#moved + 1] = other
+    local name, first, final, inc, entry, exit = visits[i + 1], visits[i + 3], visits[i + 4], visits[i + 5], visits[i + 6], visits[i + 7]
+    local here, other = place(name), visits[i + 9]
+    local mine = visits_at[here]
+    local at = find_visit(mine, first, final)
+    local there = not at and other ~= '' and place(other)
+    if there and find_visit(visits_at[there], first, final) then                 -- the salt changed, the visit goes on
+      for _, v in ipairs(visits_at[there]) do mine[#mine + 1] = v end
+      table.sort(mine, function(a, b) return a.touched > b.touched end)
+      place_of[there], visits_at[there], changed[there] = here, nil, true
+      at = find_visit(mine, first, final)
     end
-    if not fits(v, first, final) then
-      v = {start = first, last = final, pages = 0, events = 0, engaged = 0, id = visits[i + 2], key = key, entry_at = 0, entry = '',
+    local v = at and table.remove(mine, at)
+    if not v then
+      v = {start = first, last = final, pages = 0, events = 0, engaged = 0, id = visits[i + 2], key = name, entry_at = 0, entry = '',
            exit_at = 0, exit = '', dims = visits[i + 8]}
-      running[key] = v
     end
+    table.insert(mine, 1, v)
+    v.touched, changed[name], changed[here] = now, true, true
     if first < v.start then v.start = first end
     if final > v.last then v.last = final end
     if entry[1] and (v.entry_at == 0 or entry[1] < v.entry_at) then v.entry_at, v.entry = entry[1], entry[2] end
@@ -213,23 +267,24 @@ local function apply(_, argv)
     v.pages, v.events, v.engaged = v.pages + inc[1], v.events + inc[2], v.engaged + inc[3]
     version = version + 1
     v.version = version
-    touched[v] = key
+    touched[v] = true
     visit_of[visits[i]] = v.id
-    local site = string.match(key, '^(.*):')
+    local site = string.match(name, '^(.*):')
     seen[site] = seen[site] or {}
     local arrivals = seen[site]
     arrivals[#arrivals + 1] = argv[7]
-    arrivals[#arrivals + 1] = string.sub(key, #site + 2)
-  end
-  for _, key in ipairs(moved) do
-    if not running[key] then redis.call('UNLINK', p .. 'v:' .. key) end
+    arrivals[#arrivals + 1] = string.sub(name, #site + 2)
   end
   local newest = {}
-  for v, key in pairs(touched) do
-    local packed = pack_visit(v)
-    if running[key] == v then redis.call('SET', p .. 'v:' .. key, packed, 'PX', VISIT_KEPT_MS) end
+  for v in pairs(touched) do
+    v.packed = pack_visit(v)
     newest[#newest + 1] = v.id
-    newest[#newest + 1] = packed
+    newest[#newest + 1] = v.packed
+  end
+  for name in pairs(changed) do
+    local visits_here = visits_at[name]
+    local stored = visits_here and pack_visits(visits_here, now - VISIT_KEPT_MS) or cmsgpack.pack(place_of[name])
+    redis.call('SET', p .. 'vs:' .. name, stored, 'PX', VISIT_KEPT_MS)
   end
   if #newest > 0 then in_chunks('HSET', p .. 'wv:' .. flush, newest) end
   present(p, now, seen)
@@ -496,8 +551,7 @@ local function wipe(_, argv)
   return {'OK'}
 end
 
--- restore: shard, term, "epoch:", cmsgpack array, flat: "<site>:<visitor>", packed state. Of several visits of a visitor the
--- latest is the running one.
+-- restore: shard, term, "epoch:", cmsgpack array, flat: "<site>:<visitor>", packed state.
 local function restore(_, argv)
   local p = '{' .. argv[1] .. '}:'
   if not string.find(argv[3], '^%d+:$') then return redis.error_reply('BADARG not a rebuild') end
@@ -505,11 +559,16 @@ local function restore(_, argv)
   if no then return {no} end
   local visits = cmsgpack.unpack(argv[4])
   for i = 1, #visits, 2 do
-    local key = p .. 'v:' .. visits[i]
+    local key, v = p .. 'vs:' .. visits[i], unpack_visit(visits[i + 1])
     local there = redis.call('GET', key)
-    if not there or unpack_visit(there).last < unpack_visit(visits[i + 1]).last then
-      redis.call('SET', key, visits[i + 1], 'PX', VISIT_KEPT_MS)
+    local others = there and unpack_visits(cmsgpack.unpack(there)) or {}
+    for at, other in ipairs(others) do
+      if other.id == v.id then table.remove(others, at); break end               -- it was restored before
     end
+    v.touched, v.packed = v.last, visits[i + 1]
+    others[#others + 1] = v
+    table.sort(others, function(a, b) return a.touched > b.touched end)
+    redis.call('SET', key, pack_visits(others, 0), 'PX', VISIT_KEPT_MS)
   end
   return {'OK'}
 end

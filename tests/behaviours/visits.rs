@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proto::agent::{Batch, Event};
 use proto::sid::Sid;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
@@ -60,8 +61,8 @@ fn visits_of(mut events: Vec<Made>) -> Vec<Vec<Made>> {
     visits
 }
 
-/// Of each visitor the batches, each of a minute at most, as they are sent: the later half of a visit's batches before the
-/// earlier now and then.
+/// Of each visitor the batches, each of a minute at most, as they are sent: every other visitor's in any order, as those that a
+/// device kept come beside those of now.
 fn batches_of(random: &mut StdRng, began: u64) -> Vec<Vec<Made>> {
     let mut at_ms = began + random.random_range(0..5 * MINUTE_MS);
     let mut batches = Vec::new();
@@ -77,13 +78,13 @@ fn batches_of(random: &mut StdRng, began: u64) -> Vec<Vec<Made>> {
             visit.push(batch);
             at_ms += random.random_range(MINUTE_MS..4 * MINUTE_MS);
         }
-        if random.random_bool(0.3) {
-            visit.reverse();
-        }
         batches.append(&mut visit);
         at_ms += random.random_range(31 * MINUTE_MS..34 * MINUTE_MS);
     }
     batches.retain(|batch| batch.iter().all(|made| made.at_ms < now_ms()));
+    if random.random_bool(0.5) {
+        batches.shuffle(random);
+    }
     batches
 }
 

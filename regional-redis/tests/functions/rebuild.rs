@@ -73,7 +73,7 @@ async fn a_rebuild_that_is_begun_again_after_any_step_ends_the_same() {
         assert_eq!(bench.link.remembered().await.unwrap(), 1);
         let keys = bench.keys().await;
         assert!(!keys.iter().any(|key| key.contains(":w") || key.contains(":x:")), "{keys:?}");
-        assert_eq!(keys.iter().filter(|key| key.contains(":v:")).count(), 1, "{keys:?}");
+        assert_eq!(keys.iter().filter(|key| key.contains(":vs:")).count(), 1, "{keys:?}");
     }
 }
 
@@ -179,16 +179,26 @@ async fn a_restart_in_the_middle_lets_everyone_wait() {
 }
 
 #[tokio::test]
-async fn of_several_visits_of_a_visitor_the_latest_runs() {
+async fn all_visits_of_a_visitor_that_are_given_back_go_on() {
     let (mut bench, visits) = lost().await;
-    let later = VisitRow { seq: 9, last_ms: visits[0].last_ms + 40 * MINUTE, ..visits[0].clone() };
-    for order in [[visits[0].clone(), later.clone()], [later.clone(), visits[0].clone()]] {
-        let term = bench.link.position().await.unwrap().term + 1;
-        rebuild(&mut bench.link, term, &order, 3).await;
-        let mut connection = bench.redis.connection().await;
-        let key = format!("{{0}}:v:{}", regional_redis::visit::visit_key("shop", 7));
-        let state: Vec<u8> = redis::cmd("GET").arg(key).query_async(&mut connection).await.unwrap();
-        assert_eq!(regional_redis::visit::unpack(&state).unwrap().seq, 9);
+    let later = VisitRow { seq: 9, start_ms: NOON + 40 * MINUTE, last_ms: NOON + 41 * MINUTE, ..visits[0].clone() };
+    for (term, order) in [(2, [visits[0].clone(), later.clone()]), (3, [later.clone(), visits[0].clone()])] {
+        bench.leader = rebuild(&mut bench.link, term, &order, 4).await.unwrap();
+        let approved = bench.leader.approved.clone();
+        assert!(bench.link.stand_in(&bench.leader, &named(&["h"])).await.unwrap());
+        register(&mut bench, "g", "g2").await;
+        assert_eq!(bench.link.rebuilt("g", "g2", &approved, Lsn(2)).await.unwrap(), Rebuilding::Done);
+        register(&mut bench, "g", "g3").await;
+        let mut next = pageview(3, 7, NOON + 2 * MINUTE, "/");
+        let mut also = pageview(4, 7, NOON + 42 * MINUTE, "/");
+        next.batches.append(&mut also.batches);
+        next.visits.append(&mut also.visits);
+        next.last = also.last;
+        let Applied::Done(_) = bench.link.apply("g", "g3", &approved, NOON, &next).await.unwrap() else { panic!() };
+        let cut = bench.cut().await;
+        let rows = regional_redis::bucket::read(&mut bench.link, cut.n).await.unwrap();
+        let went_on: Vec<_> = rows.visits.iter().map(|visit| (visit.seq, visit.pageviews)).collect();
+        assert_eq!(went_on, [(1, 3), (9, 3)]);
     }
 }
 
@@ -198,7 +208,7 @@ async fn many_keys_batches_and_gateways_are_no_obstacle() {
     let mut connection = bench.redis.connection().await;
     let mut pipe = redis::pipe();
     for i in 0..5000 {
-        pipe.cmd("SET").arg(format!("{{0}}:v:shop:{i}")).arg("x").cmd("SET").arg(format!("{{1}}:v:{i}")).arg("x");
+        pipe.cmd("SET").arg(format!("{{0}}:vs:shop:{i}")).arg("x").cmd("SET").arg(format!("{{1}}:vs:{i}")).arg("x");
     }
     pipe.exec_async(&mut connection).await.unwrap();
     let preparing = bench.link.begin_rebuild(2, EPOCH).await.unwrap().unwrap();

@@ -1,9 +1,12 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use proto::Message;
 use proto::uplink::{VisitDimensions, VisitRow};
 use regional_redis::apply::Call;
 use regional_redis::{Lsn, visit};
 
-use crate::bench::{Bench, Gateway, MINUTE, NOON, pageview, sid};
+use crate::bench::{Bench, Gateway, HOUR, MINUTE, NOON, pageview, sid};
 
 /// Pageviews of visitor 7 at these minutes after noon, one call each, all in one bucket: its visits by their start.
 async fn visits_of(minutes: &[i64]) -> Vec<VisitRow> {
@@ -50,6 +53,28 @@ async fn late_events_join_the_visit_that_started_after_them() {
     assert_eq!((visits[0].start_ms, visits[0].last_ms), (NOON - 29 * MINUTE, NOON + 5 * MINUTE));
     assert_eq!((visits[0].entry_page.as_str(), visits[0].exit_page.as_str()), ("/-29", "/5"));
     assert_eq!(visits_of(&[0, -31]).await.len(), 2);
+}
+
+#[tokio::test]
+async fn what_a_device_kept_for_hours_does_not_end_the_visit_of_the_page_that_is_open() {
+    let visits = visits_of(&[0, -300, 5, -180, -295, 10, -175]).await;
+    let seen: Vec<_> = visits.iter().map(|visit| (visit.entry_page.as_str(), visit.pageviews)).collect();
+    assert_eq!(seen, [("/-300", 2), ("/-180", 2), ("/0", 3)]);
+}
+
+#[tokio::test]
+async fn a_late_batch_between_two_visits_joins_the_one_that_was_touched_last() {
+    let visits = visits_of(&[0, 40, 20]).await;
+    let seen: Vec<_> = visits.iter().map(|visit| (visit.entry_page.as_str(), visit.pageviews)).collect();
+    assert_eq!(seen, [("/0", 1), ("/20", 2)]);
+}
+
+#[tokio::test]
+async fn only_so_many_visits_of_a_visitor_are_kept_and_the_one_touched_last_is_among_them() {
+    let far_apart: Vec<_> = (0..40).map(|visit| visit * 31).chain([39 * 31 + 1, 0]).collect();
+    let visits = visits_of(&far_apart).await;
+    assert_eq!(visits.len(), 41, "the first of them was not known any more");
+    assert_eq!(visits.last().unwrap().pageviews, 2);
 }
 
 #[tokio::test]
@@ -210,11 +235,10 @@ async fn a_visit_goes_on_across_midnight_whichever_salt_comes_first() {
         gateway.counts(&mut bench, &near_midnight(3, before, after, NOON + 2 * MINUTE)).await;
         gateway.counts(&mut bench, &near_midnight(4, after, before, NOON + 3 * MINUTE)).await;
         gateway.counts(&mut bench, &pageview(5, after, NOON + 32 * MINUTE, "/")).await;
-        let keys = bench.keys().await;
-        let running: Vec<_> = keys.iter().filter(|key| key.starts_with("{0}:v:")).collect();
-        assert_eq!(running, [&format!("{{0}}:v:shop:{after:016x}")], "one state, one key");
+        // What comes late, of a time when nobody thought of midnight yet.
+        gateway.counts(&mut bench, &pageview(6, before, NOON - 20 * MINUTE, "/")).await;
         let visits = bench.flush().await.visits;
-        assert_eq!((visits.len(), visits[0].pageviews), (1, 5));
+        assert_eq!((visits.len(), visits[0].pageviews), (1, 6));
         assert_eq!(visits[0].visitor, before, "the visit keeps its visitor");
     }
 }
@@ -234,9 +258,6 @@ async fn the_steps_of_one_call_follow_a_visit_across_midnight() {
         steps.last = next.last;
     }
     gateway.counts(&mut bench, &steps).await;
-    let keys = bench.keys().await;
-    let running: Vec<_> = keys.iter().filter(|key| key.starts_with("{0}:v:")).collect();
-    assert_eq!(running, [&format!("{{0}}:v:shop:{:016x}", 8)]);
     let visits = bench.flush().await.visits;
     assert_eq!((visits.len(), visits[0].pageviews), (1, 4));
 }
@@ -252,4 +273,72 @@ async fn a_visit_that_is_over_is_not_taken_up_under_the_other_salt() {
     let mut visits = bench.flush().await.visits;
     visits.sort_by_key(|visit| visit.start_ms);
     assert_eq!(visits.iter().map(|visit| (visit.visitor, visit.pageviews)).collect::<Vec<_>>(), [(7, 2), (8, 1)]);
+}
+
+/// Visits of at most 29 minutes, more than half an hour apart, each the minutes of its pageviews; their pageviews in any order.
+fn pageviews_in_any_order() -> impl Strategy<Value = (Vec<u64>, u64)> {
+    let visit = (31..400u64, vec(0..30u64, 1..5));
+    let minutes = vec(visit, 1..7).prop_map(|visits| {
+        let (mut minutes, mut ended) = (Vec::new(), 0);
+        for (pause, offsets) in visits {
+            minutes.extend(offsets.iter().map(|offset| ended + pause + offset));
+            ended = *minutes.iter().max().expect("a visit has a pageview");
+        }
+        minutes
+    });
+    minutes.prop_shuffle().prop_flat_map(|minutes| {
+        let last = *minutes.iter().max().expect("there is a visit");
+        (Just(minutes), 0..last + 60)
+    })
+}
+
+/// What visits are, by nothing but the minutes of a visitor's pageviews.
+fn by_time(mut minutes: Vec<u64>) -> Vec<(u64, u64, u32)> {
+    minutes.sort_unstable();
+    let mut visits: Vec<(u64, u64, u32)> = Vec::new();
+    for minute in minutes {
+        match visits.last_mut() {
+            Some((_, last, pageviews)) if minute - *last <= 30 => (*last, *pageviews) = (minute, *pageviews + 1),
+            _ => visits.push((minute, minute, 1)),
+        }
+    }
+    visits
+}
+
+#[test]
+fn visits_are_those_of_event_time_in_whichever_order_batches_come_also_over_midnight() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (mut bench, gateway) = runtime.block_on(async {
+        let mut bench = Bench::new().await;
+        let gateway = bench.gateway("g").await;
+        (bench, gateway)
+    });
+    let (began, mut lsn, mut visitor) = (NOON - 48 * HOUR, 0, 0);
+    let bench = std::cell::RefCell::new((&mut bench, &mut lsn, &mut visitor));
+    let config = ProptestConfig { cases: 300, ..ProptestConfig::default() };
+    let checked = TestRunner::new(config).run(&pageviews_in_any_order(), |(minutes, midnight)| {
+        let (bench, lsn, visitor) = &mut *bench.borrow_mut();
+        **visitor += 2;
+        let visits = runtime.block_on(async {
+            for minute in &minutes {
+                **lsn += 1;
+                // Under yesterday's salt and under today's he is another.
+                let (yesterday, today) = (**visitor, **visitor + 1);
+                let (who, other) = if *minute < midnight { (yesterday, today) } else { (today, yesterday) };
+                let near = minute.abs_diff(midnight) < 30 || *minute == midnight + 30;
+                let at_ms = began + minute * MINUTE;
+                let call =
+                    if near { near_midnight(**lsn, who, other, at_ms) } else { pageview(**lsn, who, at_ms, "/") };
+                gateway.counts(bench, &call).await;
+            }
+            bench.flush().await.visits
+        });
+        let minute = |ms: u64| (ms - began) / MINUTE;
+        let mut visits: Vec<_> =
+            visits.iter().map(|visit| (minute(visit.start_ms), minute(visit.last_ms), visit.pageviews)).collect();
+        visits.sort_unstable();
+        prop_assert_eq!(visits, by_time(minutes));
+        Ok(())
+    });
+    checked.unwrap();
 }

@@ -33,6 +33,8 @@ const HEALED_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// 2026-11-22T12:00:00Z.
 const NOON_MS: u64 = 1_795_348_800_000;
 const GATEWAYS: usize = 3;
+/// At once, paused ones among them.
+const AGGREGATORS_MAX: usize = 4;
 const DEVICES: u64 = 6;
 
 /// How long a run has faults, and what its pages and faults do meanwhile.
@@ -323,7 +325,11 @@ impl Simulation {
         }
     }
 
+    /// One more aggregator; of too many the oldest goes.
     fn lead(&mut self) {
+        if self.leaders.len() == AGGREGATORS_MAX {
+            drop(self.leaders.remove(0));
+        }
         let network = Network::new(self.random.random());
         network.set(self.weather);
         let config = aggregator::Config { region: REGION.into(), ..aggregator::Config::default() };
