@@ -6,6 +6,9 @@ use std::collections::{HashMap, HashSet};
 use proto::uplink::Leadership;
 use regional_redis::{Approved, Lsn, Position};
 
+/// Of a shard that is new.
+const FIRST_EPOCH: u64 = 1;
+
 /// What the comparison says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -67,7 +70,10 @@ pub fn compare(central: &Leadership, redis: &Position) -> Result<Verdict, Mismat
     let Some(epoch) = redis.epoch else {
         let untouched = redis.open_flush == 0 && redis.applied.is_empty() && redis.registered.is_empty();
         let never_heard_of = next_flush == 0 && open_flush == 0 && central.durable.is_empty();
-        let fresh = untouched && never_heard_of && central.accepted.is_empty() && central.gateways.is_empty();
+        // A later epoch was opened for a rebuild: of what was before it, nothing need be left in these.
+        let never_rebuilt = central.epoch <= FIRST_EPOCH;
+        let fresh =
+            untouched && never_heard_of && never_rebuilt && central.accepted.is_empty() && central.gateways.is_empty();
         let empty = Behind::Empty { next_flush, open_flush };
         return Ok(if fresh { Verdict::Counts } else { Verdict::Behind(empty) });
     };
@@ -186,7 +192,9 @@ mod tests {
             Leadership { open_flush: 1, ..new.clone() },
             Leadership { durable: known(1), ..new.clone() },
             Leadership { accepted: known(1), ..new.clone() },
-            Leadership { gateways: vec!["g".into()], ..new },
+            Leadership { gateways: vec!["g".into()], ..new.clone() },
+            // Its gateways are retired, and the leader that opened this epoch died before the rebuild.
+            Leadership { epoch: 2, ..new },
         ] {
             let verdict = compare(&seen, &Position::default());
             assert!(matches!(verdict, Ok(Verdict::Behind(Behind::Empty { .. }))), "{seen:?}");

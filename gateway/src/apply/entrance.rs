@@ -158,8 +158,8 @@ impl Entrance {
                     return Err(NotYet::Unapproved.into()); // one of them is ahead of the other
                 }
                 session.applied = Lsn(carried.progress.accepted);
-                if session.applied <= last {
-                    self.rebuild(&mut session, &carried).await?;
+                if session.applied <= last && !self.rebuild(&mut session, &carried).await? {
+                    return Ok(self.lacks_outcomes(session));
                 }
             }
         }
@@ -173,14 +173,18 @@ impl Entrance {
             }
             let stored = session.link.unlogged(&gateway).await?;
             if !self.delivery.adopt(&stored, session.applied)? {
-                let logged = self.delivery.logged();
-                // Redis lets go of outcomes once they are on this disk: a folder without them was restored from an older copy,
-                // even if its records are all there. In a rebuild it could not say which of them had been counted.
-                tracing::warn!(%logged, applied = %session.applied, "outcomes are missing that this gateway had logged");
-                return Ok(Entry::Older(session));
+                return Ok(self.lacks_outcomes(session));
             }
         }
         Ok(Entry::Counts(session))
+    }
+
+    /// Redis and central let go of outcomes once they are on this disk: a folder without them was restored from an older copy,
+    /// even if its records are all there. Nobody could say which of them had been counted.
+    fn lacks_outcomes(&self, session: Session) -> Entry {
+        let logged = self.delivery.logged();
+        tracing::warn!(%logged, applied = %session.applied, "outcomes are missing that this gateway had logged");
+        Entry::Older(session)
     }
 
     /// A replay cannot begin before the first record that is kept.
@@ -190,15 +194,18 @@ impl Entrance {
     }
 
     /// Redis remembers every batch that an accepted flush counted from this log; the rest will be new. Each step may be repeated: a
-    /// crash before the last one begins again.
-    async fn rebuild(&self, session: &mut Session, carried: &Carried) -> Result<(), Ended> {
+    /// crash before the last one begins again. False, and Redis remembers nothing, if outcomes are missing.
+    async fn rebuild(&self, session: &mut Session, carried: &Carried) -> Result<bool, Ended> {
         let accepted = Lsn(carried.progress.accepted);
         self.check_kept(accepted)?;
         self.delivery.progress(&carried.progress);
         self.delivery.void_above(accepted)?;
         self.delivery.fill_in(&carried.outcomes, accepted)?;
+        if self.delivery.logged() < accepted {
+            return Ok(false);
+        }
         let mut reader = Reader::new(&self.log);
-        let (mut from, mut remembered, mut unknown) = (self.delivery.first(), 0, 0);
+        let (mut from, mut remembered) = (self.delivery.first(), 0);
         while from <= accepted {
             let records = match reader.read(from, accepted, BATCHES_MAX) {
                 // Trimmed meanwhile: nobody can send any of those again.
@@ -213,10 +220,8 @@ impl Entrance {
             let (mut named, mut batches) = (HashSet::new(), Vec::with_capacity(records.len()));
             for logged in &records {
                 let Ok(sid) = Sid::try_new(&logged.record.sid) else { continue }; // validated before it was logged
-                match known.get(&logged.lsn) {
-                    Some(Decided::Duplicate) => continue, // whoever counted it says so
-                    Some(Decided::Counted { .. }) => {}
-                    None => unknown += 1, // of a version without outcomes: rather not twice
+                if known.get(&logged.lsn) == Some(&Decided::Duplicate) {
+                    continue; // whoever counted it says so
                 }
                 if named.insert((sid, logged.record.seq)) {
                     let (class, seq, lsn) = (logged.record.class, logged.record.seq, logged.lsn);
@@ -231,11 +236,11 @@ impl Entrance {
         }
         let gateway = self.gateway.to_string();
         taken(session.link.rebuilt(&gateway, &session.incarnation, &session.approved, accepted).await?)?;
-        tracing::warn!(%accepted, remembered, unknown, "redis was lost; it knows this gateway's batches again");
+        tracing::warn!(%accepted, remembered, "redis was lost; it knows this gateway's batches again");
         if !session.link.waiting().await?.is_empty() {
             return Err(NotYet::Rebuilding.into());
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -117,7 +117,7 @@ impl Machine for Clocks {
     }
 
     fn wall_ms(&self) -> u64 {
-        self.0.now_ms().saturating_add_signed(self.1)
+        self.0.region_ms().saturating_add_signed(self.1)
     }
 }
 

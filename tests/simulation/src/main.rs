@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
-use simulation::rules::{Kept, Needed, RULES};
-use simulation::run::{Plan, Report, run};
+use simulation::rules::{Control, Kept, Needed, RULES};
+use simulation::run::{Plan, Report, minutes, run, warm_up};
 
 /// The whole system under one seed after the other.
 #[derive(Parser)]
@@ -17,6 +17,9 @@ struct Arguments {
     /// The first.
     #[arg(long, default_value_t = 0)]
     from: u64,
+    /// Only runs that have faults for at least so many minutes.
+    #[arg(long, default_value_t = 0)]
+    minutes: u64,
     /// One seed alone, with a trace.
     #[arg(long)]
     seed: Option<u64>,
@@ -43,6 +46,7 @@ fn main() {
 }
 
 fn one(plan: Plan) -> bool {
+    warm_up(); // it leaves no trace
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).without_time().init();
     let report = run(plan);
@@ -59,6 +63,9 @@ fn many(arguments: &Arguments, rules: Kept) -> bool {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= from + seeds {
                 return;
+            }
+            if minutes(seed) < arguments.minutes {
+                continue;
             }
             let report = run(Plan { seed, rules });
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,17 +106,19 @@ fn controls() -> bool {
     let mut all_well = true;
     for rule in RULES {
         let (name, without) = (rule.name, rule.without);
-        match rule.needed {
-            Needed::Fails(seed, sign) => {
-                let rules = Kept::all_but(name).expect("it is among them");
-                let report = run(Plan { seed, rules });
-                let seen = report.wrong.iter().find(|wrong| wrong.starts_with(sign));
-                all_well &= seen.is_some();
-                let said = seen.map_or_else(|| format!("NOT SEEN TO FAIL: {:?}", report.wrong), Clone::clone);
-                println!("{name:15} seed {seed:5}: {said} ({without})");
-            }
-            Needed::Implied(why) => println!("{name:15} implied by {why} ({without})"),
-            Needed::NotSeen => println!("{name:15} not seen to fail yet ({without})"),
+        let Some(Control { seed, sign, without: rules, exact }) = rule.control() else {
+            println!("{name:15} {:?} ({without})", rule.needed);
+            continue;
+        };
+        let (failed, exact) = (run(Plan { seed, rules }).wrong, run(Plan { seed, rules: exact }).wrong);
+        let seen = failed.iter().find(|wrong| wrong.starts_with(sign));
+        all_well &= seen.is_some() && exact.is_empty();
+        let said = seen.map_or_else(|| format!("NOT SEEN TO FAIL: {failed:?}"), Clone::clone);
+        let beside =
+            if let Needed::Beside(other, ..) = rule.needed { format!(", beside {other}") } else { String::new() };
+        println!("{name:15} seed {seed:5}{beside}: {said} ({without})");
+        if !exact.is_empty() {
+            println!("{name:15} seed {seed:5}: FAILS WITH THE RULE TOO: {exact:?}");
         }
     }
     all_well

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
+
+/// Nobody waits longer for a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Shared by everyone who talks.
 #[derive(Clone)]
@@ -55,6 +58,11 @@ impl Network {
         self.lock().silent_until = Some(Instant::now() + duration);
     }
 
+    /// What is sent from now on gets through.
+    pub fn end_silence(&self) {
+        self.lock().silent_until = None;
+    }
+
     /// When a message that is sent now arrives.
     pub fn arrival(&self) -> Instant {
         let mut state = self.lock();
@@ -69,6 +77,14 @@ impl Network {
         };
         let now = Instant::now() + Duration::from_millis(delay_ms);
         state.silent_until.map_or(now, |until| until.max(now))
+    }
+
+    /// Whether a new connection comes about, as soon as it does, or when whoever wants it gives up.
+    pub async fn connect(&self) -> bool {
+        let arrives = self.arrival();
+        let until = arrives.min(Instant::now() + CONNECT_MAX);
+        sleep_until(until).await;
+        until == arrives
     }
 
     /// Whether it arrives.

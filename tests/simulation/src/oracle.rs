@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::record::RecordedEvent;
 use proto::uplink::{Kind, VisitRow};
 
+use central::store::RawRow;
+
 use crate::agent::{Fate, Noted};
 use crate::central::{MemoryBooks, Name};
 
@@ -112,6 +114,37 @@ pub fn violations(noted: &Noted, books: &MemoryBooks) -> Vec<String> {
         (visits != counted).then(|| format!("{visits} and {counted}")).into_iter().collect(),
     );
     wrong
+}
+
+/// A visitor whose events lie within half an hour has one visit, whatever order they came in. Near midnight, where he has two
+/// names, a lost Redis may split it.
+pub fn split_visits(books: &MemoryBooks) -> Vec<String> {
+    let kept = books.kept();
+    let mut visitors: BTreeMap<u64, Seen> = BTreeMap::new();
+    for (_, RawRow { visit, record, .. }) in kept.raw.values() {
+        let seen = visitors.entry(record.visitor).or_default();
+        seen.visits.extend(*visit);
+        seen.times_ms.extend(record.events.iter().map(|event| event.at_ms));
+        seen.near_midnight |= record.visitor_across_midnight != 0;
+    }
+    let split = |seen: &Seen| {
+        let (first, last) = (seen.times_ms.first(), seen.times_ms.last());
+        let within_ms = first.zip(last).map_or(0, |(first, last)| last - first);
+        within_ms <= 30 * 60_000 && !seen.near_midnight && seen.visits.len() > 1
+    };
+    visitors
+        .iter()
+        .filter(|(_, seen)| split(seen))
+        .map(|(visitor, seen)| format!("a visit is split: of {visitor} {:02x?}", seen.visits))
+        .collect()
+}
+
+/// What raw rows say of a visitor.
+#[derive(Default)]
+struct Seen {
+    visits: BTreeSet<([u8; 16], u32)>,
+    times_ms: BTreeSet<u64>,
+    near_midnight: bool,
 }
 
 /// A visit as its raw rows tell it: all of its events are pageviews.

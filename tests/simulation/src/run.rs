@@ -54,9 +54,21 @@ const LASTS: [Lasts; 5] = [
     Lasts { weight: 150, minutes: 5, paces_ms: &[2_000, 10_000, 60_000], pauses_ms: &[5_000, 20_000, 60_000] },
     Lasts { weight: 150, minutes: 10, paces_ms: &[2_000, 10_000, 60_000], pauses_ms: &[5_000, 20_000, 60_000] },
     Lasts { weight: 100, minutes: 20, paces_ms: &[2_000, 10_000, 60_000], pauses_ms: &[5_000, 20_000, 60_000] },
-    Lasts { weight: 15, minutes: 300, paces_ms: &[10_000, 60_000], pauses_ms: &[20_000, 60_000, 600_000] },
+    Lasts { weight: 15, minutes: 300, paces_ms: &[60_000, 300_000], pauses_ms: &[60_000, 600_000] },
     Lasts { weight: 2, minutes: 30 * 60, paces_ms: &[60_000, 300_000], pauses_ms: &[600_000, 1_800_000] },
 ];
+
+impl Lasts {
+    fn of(seed: u64) -> &'static Self {
+        let mut random = StdRng::seed_from_u64(!seed);
+        LASTS.choose_weighted(&mut random, |lasts| lasts.weight).expect("some")
+    }
+}
+
+/// How long the run of this seed has faults.
+pub fn minutes(seed: u64) -> u64 {
+    Lasts::of(seed).minutes
+}
 
 /// What to run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,10 +100,14 @@ pub struct Report {
 
 /// Runs it, on a thread of its own.
 pub fn run(plan: Plan) -> Report {
-    // Whichever run comes first makes the product's statics, which takes some of its chance: so that it is none that counts.
+    warm_up();
+    on_a_thread(plan)
+}
+
+/// Whichever run comes first makes the product's statics, which takes some of its chance: so that it is none that counts.
+pub fn warm_up() {
     static FIRST: std::sync::Once = std::sync::Once::new();
     FIRST.call_once(|| drop(on_a_thread(Plan::default())));
-    on_a_thread(plan)
 }
 
 fn on_a_thread(plan: Plan) -> Report {
@@ -150,6 +166,10 @@ struct Simulation {
     copies: Vec<Option<PathBuf>>,
     /// Some gateway went on with one of them.
     folder_restored: bool,
+    /// So do some of its faults.
+    lasts_hours: bool,
+    /// Visits may have expired, or been kept too long: one may be split.
+    clocks_jumped: bool,
     leaders: Vec<Aggregator>,
     alarms: Vec<String>,
     rules: Kept,
@@ -182,13 +202,16 @@ async fn simulate(plan: Plan) -> Report {
         policy,
         copies: vec![None; GATEWAYS],
         folder_restored: false,
+        lasts_hours: false,
+        clocks_jumped: false,
         leaders: Vec::new(),
         alarms: Vec::new(),
         rules: plan.rules,
         random,
     };
     simulation.lead();
-    let lasts = LASTS.choose_weighted(&mut simulation.random, |lasts| lasts.weight).expect("some");
+    let lasts = Lasts::of(plan.seed);
+    simulation.lasts_hours = lasts.minutes > 60;
     let pace_ms = *lasts.paces_ms.choose(&mut simulation.random).expect("some");
     let habits = Habits { pace_ms, offline_ms: lasts.minutes.max(120) * MINUTE_MS * 9 / 10, rules: plan.rules };
     let mut devices = Vec::new();
@@ -216,6 +239,9 @@ async fn simulate(plan: Plan) -> Report {
         wrong.push(format!("not drained: pages settled {}, gateways {positions:?}", noted.is_settled()));
     }
     wrong.extend(oracle::violations(&noted, &books));
+    if world.elapsed_ms() < 60 * MINUTE_MS && !simulation.clocks_jumped {
+        wrong.extend(oracle::split_visits(&books));
+    }
     Report {
         seed: plan.seed,
         wrong,
@@ -270,9 +296,14 @@ impl Simulation {
         self.weather = Weather { delay_ms: 5, loss: 0.0 };
         for network in &self.networks {
             network.set(self.weather);
+            network.end_silence();
+        }
+        if self.lasts_hours {
+            self.central.kill(); // or its streams would wait for the end of a silence that is over
         }
         self.books.fail(0.0);
         self.world.set_redis_ahead(0);
+        self.world.set_region_ahead(0);
         self.back = vec![Instant::now(); GATEWAYS];
         self.leaders.clear();
         self.tend();

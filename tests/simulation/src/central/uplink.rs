@@ -69,7 +69,9 @@ pub struct Uplink {
 impl Dial for Uplink {
     fn open(&self, frames: mpsc::Receiver<RegionFrame>) -> Opening<'_> {
         Box::pin(async move {
-            sleep_until(self.network.arrival()).await;
+            if !self.network.connect().await {
+                return Err(Status::unavailable("no answer"));
+            }
             let running = self.central.running.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(Running { central, killed }) = &*running else { return Err(Status::unavailable("refused")) };
             let broken = killed.child_token();

@@ -45,8 +45,7 @@ impl Server {
 impl Connect for Server {
     fn connect(&self) -> RedisFuture<'_, Box<dyn Connection>> {
         Box::pin(async {
-            sleep_until(self.network.arrival()).await;
-            if self.network.fate() == Fate::Lost {
+            if !self.network.connect().await || self.network.fate() == Fate::Lost {
                 return Err(broken("refused"));
             }
             let line =

@@ -31,14 +31,16 @@ enum Fault {
     PauseAggregator,
     KillCentral,
     MoveRedisClock,
+    /// Of all machines of the region, into the past: gateways that start meanwhile know no better.
+    MoveRegionClock,
 }
 
 use Fault::{
-    AnotherAggregator, KillCentral, KillGateway, LoseFolder, LosePower, LoseRedis, MoveRedisClock, PauseAggregator,
-    RestoreRedis, RollRedisBack, SilenceCentral, SilenceGateway,
+    AnotherAggregator, KillCentral, KillGateway, LoseFolder, LosePower, LoseRedis, MoveRedisClock, MoveRegionClock,
+    PauseAggregator, RestoreRedis, RollRedisBack, SilenceCentral, SilenceGateway,
 };
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     KillGateway,
     LosePower,
     SilenceGateway,
@@ -51,6 +53,7 @@ const FAULTS: [Fault; 12] = [
     PauseAggregator,
     KillCentral,
     MoveRedisClock,
+    MoveRegionClock,
 ];
 
 impl Simulation {
@@ -76,26 +79,30 @@ impl Simulation {
             let indices: Vec<_> = (0..FAULTS.len()).collect();
             let Ok(fault) = indices.choose_weighted(&mut self.random, |at| weights[*at]) else { continue };
             faults += 1;
-            self.inflict(FAULTS[*fault]);
+            self.inflict(FAULTS[*fault], lasts);
         }
         faults
     }
 
-    fn inflict(&mut self, fault: Fault) {
+    fn inflict(&mut self, fault: Fault, lasts: &Lasts) {
         let gateway = self.random.random_range(0..GATEWAYS);
-        let short = Duration::from_secs(self.random.random_range(1..90));
+        let mut most_s = 90;
+        if self.lasts_hours && self.random.random_bool(0.2) {
+            most_s = lasts.minutes * 60 * 4 / 5; // long enough for bitmaps to go and logs to be trimmed
+        }
+        let for_a_while = Duration::from_secs(self.random.random_range(1..most_s));
         match fault {
-            KillGateway => self.kill(gateway, short),
+            KillGateway => self.kill(gateway, for_a_while),
             LosePower => {
                 let log = self.gateways[gateway].as_ref().and_then(|gateway| gateway.seen.log());
-                self.kill(gateway, short);
+                self.kill(gateway, for_a_while);
                 if let Some(log) = log {
                     self.trace("its machine has lost power");
                     disk::lose_power(&log, &mut self.random).expect("its log is there");
                 }
             }
-            SilenceGateway => self.networks[2 + gateway].silence(short),
-            SilenceCentral => self.networks[1].silence(short),
+            SilenceGateway => self.networks[2 + gateway].silence(for_a_while),
+            SilenceCentral => self.networks[1].silence(for_a_while),
             LoseFolder => self.lose_folder(gateway),
             RollRedisBack => {
                 let history = self.redis().history().to_vec();
@@ -123,8 +130,8 @@ impl Simulation {
                 }
             }
             PauseAggregator => {
-                self.trace(&format!("the aggregators stand still for {} s", short.as_secs()));
-                self.leaders.iter().for_each(|leader| leader.network.silence(short));
+                self.trace(&format!("the aggregators stand still for {} s", for_a_while.as_secs()));
+                self.leaders.iter().for_each(|leader| leader.network.silence(for_a_while));
                 self.lead();
             }
             KillCentral => {
@@ -135,6 +142,13 @@ impl Simulation {
                 let ahead_ms = *[0, 0, 1_500, 86_400_000, -86_400_000].choose(&mut self.random).expect("five");
                 self.trace(&format!("the clock of redis is {ahead_ms} ms ahead"));
                 self.world.set_redis_ahead(ahead_ms);
+                self.clocks_jumped |= ahead_ms.abs() > MINUTE_MS as i64;
+            }
+            MoveRegionClock => {
+                let ahead_ms = *[0, 0, -3 * 3_600_000, -86_400_000].choose(&mut self.random).expect("four");
+                self.trace(&format!("the clocks of the region are {ahead_ms} ms ahead"));
+                self.world.set_region_ahead(ahead_ms);
+                self.clocks_jumped |= ahead_ms != 0;
             }
         }
     }
