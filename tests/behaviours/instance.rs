@@ -52,6 +52,11 @@ impl Instance {
         instance
     }
 
+    /// In good order, before it is dropped.
+    pub fn end(&mut self) {
+        end(&mut self.child, Duration::from_secs(30));
+    }
+
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

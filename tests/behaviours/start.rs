@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::instance::{Instance, TIDELINE, run_to_end};
+use crate::page::{Page, now_ms, pageviews, sid};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -37,6 +38,38 @@ fn a_port_in_use_is_named() {
 async fn a_folder_of_another_running_instance_is_named() {
     let instance = Instance::start().await;
     refused(up(&instance.data()), &["running instance", instance.data().to_str().unwrap()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_log_is_one_error_and_no_loop_of_restarts() {
+    let mut instance = Instance::start().await;
+    let mut page = Page::open(instance.gateway()).await;
+    page.batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
+    page.acknowledged().await;
+    instance.end();
+    let segment = newest_segment(&instance.data());
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    refused(up(&instance.data()), &["damaged", segment.file_name().unwrap().to_str().unwrap()]);
+}
+
+fn newest_segment(data: &std::path::Path) -> std::path::PathBuf {
+    let mut folders = vec![data.to_owned()];
+    let mut segments = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            let numbered = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+            match path.extension() {
+                _ if path.is_dir() => folders.push(path),
+                Some(end) if end == "log" && numbered => segments.push(path),
+                _ => {}
+            }
+        }
+    }
+    segments.into_iter().max().expect("a log has a segment")
 }
 
 #[test]

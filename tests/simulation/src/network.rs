@@ -7,6 +7,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep_until};
 
+/// Of the messages to central, in bad weather.
+const LATE: f64 = 0.01;
 /// Nobody waits longer for a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -51,6 +53,14 @@ impl Network {
     /// From now on.
     pub fn set(&self, weather: Weather) {
         self.lock().weather = weather;
+    }
+
+    /// How much later than all others a message to central arrives whose sender has given it up, and its connection with it: it is
+    /// sent again and again by the kernel of a machine whose way was cut. Almost none is.
+    pub fn late(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        let late = state.weather.loss > 0.0 && state.random.random_bool(LATE);
+        late.then(|| Duration::from_secs(state.random.random_range(1..120)))
     }
 
     /// For this long nothing gets through, and nobody is told.

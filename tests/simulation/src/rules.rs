@@ -38,7 +38,8 @@ pub const RULES: &[Rule] = &[
         "1-gap",
         "a call is applied whatever record came before it",
         Implied(
-            "11-run: a Redis that fell back is another process, and whoever registers there is told where it stands",
+            "registration: a Redis that fell back has broken its connections, and whoever registers again is told where it \
+             stands. Beside 11-run 150 seeds showed no difference",
         ),
         &[("if have ~= prev then return {'GAP', have} end", "")],
     ),
@@ -60,13 +61,13 @@ pub const RULES: &[Rule] = &[
     rule(
         "2-fold",
         "a call may name a batch twice",
-        Fails(0, "not drained"),
+        Fails(2, "not drained"),
         &[("if twice then return {'REPEAT', twice} end", "")],
     ),
     rule(
         "3-bitmap",
         "the highest seq is kept instead of the bits",
-        Fails(1, "acknowledged and not counted"),
+        Fails(0, "acknowledged and not counted"),
         &[
             (
                 "return math.floor(byte / 2 ^ (seq % 8)) % 2 == 1",
@@ -78,7 +79,7 @@ pub const RULES: &[Rule] = &[
             ),
         ],
     ),
-    rule("4-id", "an emptied folder keeps the gateway's id", Fails(1, "not drained"), &[]),
+    rule("4-id", "an emptied folder keeps the gateway's id", Fails(1, "redis has applied record"), &[]),
     rule(
         "4-incarnation",
         "calls of an old incarnation are taken",
@@ -86,11 +87,14 @@ pub const RULES: &[Rule] = &[
         &[("if redis.call('HGET', p .. 'i', gateway) ~= incarnation then return 'FENCED' end", "")],
     ),
     rule("4-central", "a starting gateway asks Redis only how far its id had come", NotSeen, &[]),
-    rule("4-known", "registrations are kept in Redis only", Fails(4, "not drained"), &[]),
+    rule("4-known", "registrations are kept in Redis only", Fails(0, "acknowledged and not counted"), &[]),
     rule(
         "4-report",
         "a watermark's report is not answered with GAP",
-        Implied("11-run: a Redis that fell back is another process, and an idle gateway hears WAIT from it"),
+        Implied(
+            "registration: an idle gateway's connection breaks with a Redis that falls back. Beside 11-run 150 seeds showed no \
+             difference",
+        ),
         &[(
             "if have ~= lsn then return {'GAP', have} end                  -- an idle",
             "if have ~= lsn then return {'OK', tonumber(redis.call('HGET', p .. 'k', gw) or 0)} end -- an idle",
@@ -105,7 +109,7 @@ pub const RULES: &[Rule] = &[
     rule(
         "5-vector",
         "the vector is read when the flush is sent, not at the cut",
-        Fails(2, "acknowledged and not counted"),
+        Fails(0, "acknowledged and not counted"),
         &[(
             "return flush_facts(unsettled[1], cmsgpack.unpack(unsettled[2]))",
             "local facts = cmsgpack.unpack(unsettled[2]); facts[3] = redis.call('HGETALL', p .. 'a'); \
@@ -115,7 +119,7 @@ pub const RULES: &[Rule] = &[
     rule(
         "5-visits",
         "the states of visits are read when the flush is sent",
-        Fails(4, "raw rows of a visit"),
+        Fails(0, "raw rows of a visit"),
         &[(
             "if #newest > 0 then in_chunks('HSET', p .. 'wv:' .. flush, newest) end",
             "if #newest > 0 then in_chunks('HSET', p .. 'wv:' .. (redis.call('HKEYS', p .. 'c')[1] or flush), newest) end",
@@ -124,21 +128,21 @@ pub const RULES: &[Rule] = &[
     rule(
         "5-order",
         "a cut does not wait for the one before it",
-        Fails(0, "not drained"),
+        Fails(2, "acknowledged and not counted"),
         &[("if #unsettled > 0 then return", "if false then return")],
     ),
     rule("6-barrier", "buckets and k leave without a barrier", Implied("6-told and 6-number"), &[]),
-    rule("6-told", "k is advanced without telling central", Fails(355, "counted twice"), &[]),
+    rule("6-told", "k is advanced without telling central", NotSeen, &[]),
     rule("6-number", "central is told the vector, not the number of the open flush", Fails(0, "not drained"), &[]),
-    rule("7-manifest", "central inserts every flush that arrives", Fails(1, "counted twice"), &[]),
+    rule("7-manifest", "central inserts every flush that arrives", Fails(0, "counted twice"), &[]),
     rule(
         "7-resend",
         "rows of an earlier, unfinished try stay when a flush is sent again",
         Fails(2, "counted twice"),
         &[],
     ),
-    rule("7-orphans", "rows of an unfinished flush stay when a new epoch opens", Fails(19, "counted twice"), &[]),
-    rule("7-visits", "an unfinished flush replaces the states of visits", Fails(19, "visits differ"), &[]),
+    rule("7-orphans", "rows of an unfinished flush stay when a new epoch opens", Fails(23, "counted twice"), &[]),
+    rule("7-visits", "an unfinished flush replaces the states of visits", Fails(23, "raw rows of a visit"), &[]),
     rule(
         "7-epoch",
         "the term alone guards central, cut and settle",
@@ -148,17 +152,17 @@ pub const RULES: &[Rule] = &[
     rule("7-term", "the epoch alone guards central, cut and settle", Implied("7-epoch"), &[TERM_UNCHECKED]),
     rule("7-both", "neither term nor epoch is checked", NotSeen, &[EPOCH_UNCHECKED, TERM_UNCHECKED]),
     rule("8-durable", "raw rows leave as soon as an outcome is known", NotSeen, &[]),
-    rule("8-outcomes", "flushes carry no outcomes", Fails(4, "redis has applied"), &[]),
+    rule("8-outcomes", "flushes carry no outcomes", Fails(19, "acknowledged batches without a raw row"), &[]),
     rule("8-epoch", "a raw row replaces another in order of arrival, not of epoch", NotSeen, &[]),
     rule("9-trim", "a record goes once it is applied", Fails(2, "redis stands at"), &[]),
     rule("9-covered", "trimming does not wait for an accepted flush", Implied("9-acked"), &[]),
     rule("9-acked", "trimming does not wait for the raw rows", NotSeen, &[]),
-    rule("9-acceptance", "trimming does not wait for the end of acceptance", Fails(11, "counted twice"), &[]),
+    rule("9-acceptance", "trimming does not wait for the end of acceptance", Fails(23, "counted twice"), &[]),
     rule("9-all", "trimming asks its own clock, not every gateway, whether acceptance is over", NotSeen, &[]),
     rule(
         "10-watermark",
         "bitmaps are deleted by time",
-        Fails(1, "not drained"),
+        Fails(0, "not drained"),
         &[("delete_bitmaps(p, mark)\n", "delete_bitmaps(p, tonumber(argv[4]))\n")],
     ),
     rule(
@@ -174,19 +178,19 @@ pub const RULES: &[Rule] = &[
     rule(
         "11-rebirth",
         "an empty or older Redis simply goes on counting",
-        Fails(2, "acknowledged and not counted"),
+        Fails(0, "acknowledged and not counted"),
         &[],
     ),
     rule(
         "11-run",
         "a restarted Redis counts before it was compared with central",
-        Fails(4, "acknowledged and not counted"),
+        Fails(2, "raw rows of a visit"),
         &[],
     ),
     rule(
         "11-wait",
         "a rebuild does not wait for gateways that are down",
-        Fails(73, "counted twice"),
+        Fails(50, "counted twice"),
         &[(
             "local function rebuilding(p) return redis.call('EXISTS', p .. 'r') == 1 end",
             "local function rebuilding(p) return false end",
@@ -206,8 +210,8 @@ pub const RULES: &[Rule] = &[
     ),
     rule("11-outcome", "every covered record sets its bit, a duplicate too", Implied("1-void"), &[]),
     rule("11-visits", "running visits are not given to a rebuilt Redis", Fails(11, "a visit is split"), &[]),
-    rule("11-lost", "nothing stands in for the log of a lost folder", Fails(47, "counted twice"), &[]),
-    rule("14-ack", "the acknowledgement is sent before the log", Fails(2, "acknowledged and not counted"), &[]),
+    rule("11-lost", "nothing stands in for the log of a lost folder", Fails(22, "counted twice"), &[]),
+    rule("14-ack", "the acknowledgement is sent before the log", Fails(0, "acknowledged and not counted"), &[]),
 ];
 
 const EPOCH_UNCHECKED: (&str, &str) = (

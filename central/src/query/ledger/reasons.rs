@@ -92,9 +92,10 @@ pub(super) fn words(reason: u32) -> [&'static str; 2] {
         ],
         Some(Reason::Bot) => ["A program visited, by its own words", "Nothing: programs are not visitors"],
         Some(Reason::EmptyBatch) => ["A batch held nothing", "Only own clients do this: send no empty batches"],
-        Some(Reason::RecordTooLarge) => {
-            ["A batch held over 1 MiB of names, pages and properties", "Pass fewer or shorter properties to tideline()"]
-        }
+        Some(Reason::RecordTooLarge) => [
+            "A batch's events took over 1 MiB, every name, page and property written out",
+            "Pass fewer or shorter properties to tideline()",
+        ],
         Some(Reason::OutboxFull) => [
             "The page collected more than it could keep while it could not send",
             "Look whether gateways were out of reach, or for a script that sends events in a loop",

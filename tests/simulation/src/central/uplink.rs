@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 use proto::dial::{Dial, Frames, Opening};
 use proto::uplink::RegionFrame;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -86,46 +86,57 @@ impl Dial for Uplink {
             // Killed: it never comes to its next step.
             tokio::spawn(killed.clone().run_until_cancelled_owned(conversation.run()));
             let region = move |frame| Ok(said.to_central(frame));
-            tokio::spawn(carry(self.network.clone(), frames, up, region, broken.clone()));
+            tokio::spawn(carry(self.network.clone(), frames, up, region, broken.clone(), true));
             let central = move |answer: Result<_, _>| answer.map(|frame| heard_by_region.to_region(frame));
-            tokio::spawn(carry(self.network.clone(), answers, down, central, broken));
+            tokio::spawn(carry(self.network.clone(), answers, down, central, broken, false));
             Ok(Box::pin(ReceiverStream::new(heard)) as Frames)
         })
     }
 }
 
-/// In order, each after its delay, until one side ends, or the network loses a frame and with it the stream.
-async fn carry<F, T>(
+/// In order, each after its delay, until one side ends, or the network loses a frame and with it the stream. With `late`, one may
+/// come when its sender has long begun another stream.
+async fn carry<F: Send + 'static, T: Send + 'static>(
     network: Network,
     mut from: mpsc::Receiver<F>,
     to: mpsc::Sender<Result<T, Status>>,
-    of: impl Fn(F) -> Result<T, Status>,
+    of: impl Fn(F) -> Result<T, Status> + Send + 'static,
     broken: CancellationToken,
+    late: bool,
 ) {
     let mut last = Instant::now();
-    let carrying = async {
+    let receiver = to.clone();
+    // Whether who receives hears of it.
+    let breaks = broken.clone();
+    let carrying = async move {
         while let Some(frame) = from.recv().await {
             last = network.arrival().max(last);
             sleep_until(last).await;
-            match network.fate() {
-                Fate::Lost => return broken.cancel(),
-                fate => {
-                    if to.send(of(frame)).await.is_err() {
-                        return;
-                    }
-                    if fate == Fate::AnswerLost {
-                        return broken.cancel();
-                    }
-                }
+            if let Some(later) = network.late().filter(|_| late) {
+                tokio::spawn(async move {
+                    sleep(later).await;
+                    let _ = to.send(of(frame)).await;
+                });
+                broken.cancel();
+                return false;
+            }
+            let fate = network.fate();
+            if fate != Fate::Lost && to.send(of(frame)).await.is_err() {
+                return false;
+            }
+            if fate != Fate::Arrives {
+                broken.cancel();
+                return true;
             }
         }
+        false
     };
-    tokio::select! {
+    let told = tokio::select! {
         biased;
-        () = broken.cancelled() => {}
-        () = carrying => {}
-    }
-    if broken.is_cancelled() {
-        let _ = to.try_send(Err(Status::unavailable("the stream broke")));
+        () = breaks.cancelled() => true,
+        told = carrying => told,
+    };
+    if told {
+        let _ = receiver.try_send(Err(Status::unavailable("the stream broke")));
     }
 }
