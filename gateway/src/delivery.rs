@@ -118,7 +118,7 @@ impl Delivery {
         let mut state = self.lock();
         let stored = stored.iter().map(|outcomes| clip(outcomes, Lsn(0), applied));
         let stored: Vec<_> = stored.filter(|outcomes| outcomes.prev < outcomes.last).collect();
-        let mut reach = state.outcomes.logged().0;
+        let mut reach = state.reach().0;
         for outcomes in &stored {
             if outcomes.prev > reach {
                 break;
@@ -139,8 +139,9 @@ impl Delivery {
     }
 
     /// After a lost Redis, when nothing behind `accepted` holds any more: what flushes carried fills in what is not logged here, and
-    /// of two outcomes of a record that of the higher epoch holds.
-    pub fn fill_in(&self, carried: &[Outcomes], accepted: Lsn) -> Result<(), LogError> {
+    /// of two outcomes of a record that of the higher epoch holds. False, and nothing is taken, if neither says what was decided
+    /// about some of them: central lets go only of what is on this disk.
+    pub fn fill_in(&self, carried: &[Outcomes], accepted: Lsn) -> Result<bool, LogError> {
         let mut state = self.lock();
         let mut merged = BTreeMap::new();
         for outcomes in carried.iter().map(|outcomes| clip(outcomes, Lsn(0), accepted)) {
@@ -152,11 +153,10 @@ impl Delivery {
                 }
             }
         }
-        let missing = (state.outcomes.logged().0 + 1..=accepted.0).any(|lsn| !merged.contains_key(&Lsn(lsn)));
-        if missing && let Some(damage) = state.outcomes.suspected(accepted) {
-            return Err(damage);
+        if (state.reach().0 + 1..=accepted.0).any(|lsn| !merged.contains_key(&Lsn(lsn))) {
+            return state.outcomes.suspected(accepted).map_or(Ok(false), Err);
         }
-        let Some(from) = merged.keys().next().copied() else { return Ok(()) };
+        let Some(from) = merged.keys().next().copied() else { return Ok(true) };
         let mut differs = None;
         let logged = state.outcomes.logged();
         let own = state.outcomes_between(from, logged)?;
@@ -183,7 +183,7 @@ impl Delivery {
             state.outcomes.append(&outcomes)?;
         }
         state.outcomes.sync()?;
-        Ok(())
+        Ok(true)
     }
 
     /// What is known about the records from `from` to `through`; one that is missing has no outcome.
@@ -269,6 +269,11 @@ impl Delivery {
 }
 
 impl State {
+    /// Up to here outcomes are known, or were trimmed with their records.
+    fn reach(&self) -> Lsn {
+        self.outcomes.logged().max(Lsn(self.first.0 - 1))
+    }
+
     fn void_above(&mut self, last: Lsn) -> Result<(), LogError> {
         if self.outcomes.logged() <= last {
             return Ok(());

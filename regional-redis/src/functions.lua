@@ -11,7 +11,7 @@
 --   x:<gateway>  last LSN of a call -> its outcomes: {epoch, the call's prev, {LSN, visit id or '', ... of each named batch}}
 --   o  gateway -> last LSN whose outcomes a settled flush carried
 --   d:<class>:<hour>  sid -> bits of its seqs   dh  which of these there are     h  deletion horizon, ms
---   vs:<site>:<visitor>  the visits that batches may still join, {ms of arrival, state, ...}, the last touched first; or the
+--   vs:<site>:<visitor>  the visits that batches may still join, {when it was touched, state, ...}, the last touched first; or the
 --                        name under which they are, near midnight       ver  version of the newest visit state
 --   the bucket of flush n: w:<n> counters, wt:<n> those of kind total, wu:<n> uniques, wv:<n> newest states of visits;
 --   from the cut on also wo:<n>  <gateway>:<last LSN> -> outcomes that no gateway has logged and no settled flush carried
@@ -19,7 +19,7 @@
 --   l:<site>  visitors by arrival, for the live figure     ls  sites by their last arrival
 --
 -- Redis does not roll a function back: every key is read and every argument checked before the first write.
-local VISIT_GAP_MS, VISIT_KEPT_MS, VISITS_MAX = 30 * 60 * 1000, 60 * 60 * 1000, 8
+local VISIT_GAP_MS, VISIT_KEPT_MS, VISITS_MAX, PLACES_MAX = 30 * 60 * 1000, 60 * 60 * 1000, 8, 8
 local SEQ_MAX, BATCHES_MAX = 4096, 1000
 local ACCEPT_MS = {['0'] = 2 * 3600 * 1000, ['1'] = 26 * 3600 * 1000}         -- by class
 local HOUR_MS, PRESENT_MS, KIND_TOTAL = 3600 * 1000, 5 * 60 * 1000, 0
@@ -149,7 +149,8 @@ local function pack_visits(visits, since)
   return cmsgpack.pack(packed)
 end
 
--- The visits of these names: of each name where they are, and of each such place which.
+-- The visits of these names: of each name where they are, and of each such place which. A name that leads nowhere, which
+-- nobody writes, is one of its own: nothing may fail or go round behind the first write.
 local function read_visits(p, names)
   local place_of, visits_at = {}, {}
   while #names > 0 do
@@ -168,6 +169,11 @@ local function read_visits(p, names)
     for _, name in ipairs(elsewhere) do
       if not place_of[name] then place_of[name] = name; names[#names + 1] = name end
     end
+  end
+  for name in pairs(place_of) do
+    local at, steps = name, 0
+    while place_of[at] ~= at and steps < PLACES_MAX do at, steps = place_of[at], steps + 1 end
+    if not visits_at[at] then place_of[name], visits_at[name] = name, {} end
   end
   return place_of, visits_at
 end
@@ -283,7 +289,7 @@ local function apply(_, argv)
   end
   for name in pairs(changed) do
     local visits_here = visits_at[name]
-    local stored = visits_here and pack_visits(visits_here, now - VISIT_KEPT_MS) or cmsgpack.pack(place_of[name])
+    local stored = visits_here and pack_visits(visits_here, now - VISIT_KEPT_MS) or cmsgpack.pack(place(name))
     redis.call('SET', p .. 'vs:' .. name, stored, 'PX', VISIT_KEPT_MS)
   end
   if #newest > 0 then in_chunks('HSET', p .. 'wv:' .. flush, newest) end

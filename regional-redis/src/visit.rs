@@ -16,7 +16,7 @@ pub fn visit_id(sid: &[u8; 16], seq: u32) -> [u8; 20] {
     id
 }
 
-/// The name of a visitor's running visit.
+/// The name under which a visitor's visits are kept.
 pub fn visit_key(site: &str, visitor: u64) -> String {
     format!("{site}:{visitor:016x}")
 }

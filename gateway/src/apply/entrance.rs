@@ -200,8 +200,7 @@ impl Entrance {
         self.check_kept(accepted)?;
         self.delivery.progress(&carried.progress);
         self.delivery.void_above(accepted)?;
-        self.delivery.fill_in(&carried.outcomes, accepted)?;
-        if self.delivery.logged() < accepted {
+        if !self.delivery.fill_in(&carried.outcomes, accepted)? {
             return Ok(false);
         }
         let mut reader = Reader::new(&self.log);

@@ -13,7 +13,7 @@ pub enum ApplyError {
     Log(#[from] LogError),
     /// Redis knows records of this gateway that this process never sent.
     #[error(
-        "redis has applied record {applied} under this gateway's id, and this gateway has sent {sent}: another process counts under the id; was the data folder copied? Stop the other one, then start this again"
+        "redis has applied record {applied} under this gateway's id, and this gateway has sent {sent}: another process counts under the id, or this folder is an older copy; was the data folder copied? Stop the other one, then start this again"
     )]
     Ahead {
         /// What Redis says.

@@ -102,8 +102,19 @@ fn outcomes_that_neither_redis_nor_the_log_holds_are_not_jumped_over() {
     assert!(!delivery.adopt(&[call(1, 6, 8, &[7])], Lsn(8)).unwrap(), "5 and 6");
     assert!(!delivery.adopt(&[], Lsn(8)).unwrap());
     assert_eq!(delivery.logged(), Lsn(4), "nothing is taken");
+    assert!(!delivery.fill_in(&[call(1, 6, 8, &[7])], Lsn(8)).unwrap(), "5 and 6");
+    assert_eq!(delivery.logged(), Lsn(4), "nothing is taken");
     assert!(delivery.adopt(&[call(1, 4, 6, &[5]), call(1, 6, 8, &[7])], Lsn(8)).unwrap());
     assert_eq!(delivery.logged(), Lsn(8));
+}
+
+#[test]
+fn outcomes_that_went_with_their_records_are_not_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let delivery = Delivery::open(folder.path(), Uuid::from_u128(7), Shard(0), Lsn(1001)).unwrap();
+    assert!(delivery.adopt(&[], Lsn(1000)).unwrap());
+    assert!(delivery.fill_in(&[], Lsn(1000)).unwrap());
+    assert!(!delivery.fill_in(&[], Lsn(1001)).unwrap());
 }
 
 /// A folder whose second of three outcomes is bad: the file, and what it held.

@@ -54,7 +54,7 @@ pub(super) async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Ope
     let (ingest, metrics) = (Arc::clone(with.ingest), Arc::clone(with.metrics));
     let reader = Reader::new(&log);
     let shipper = Shipper::new(SHARD, Arc::clone(&delivery), reader, Arc::clone(&ingest), Arc::clone(&metrics));
-    // From here on: on a full disk it makes the room that entering needs.
+    // From here on: on a full disk it may make the room that entering needs, of what had left before this start.
     let trimming = Trimming::new(log.clone(), Arc::clone(&delivery), Arc::clone(&metrics));
     let trimming = AbortOnDropHandle::new(tokio::spawn(trimming.run()));
     let (dial, cache) = (Arc::clone(&with.dial), folder.configuration());

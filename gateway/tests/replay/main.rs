@@ -133,6 +133,41 @@ async fn a_redis_that_was_lost_remembers_what_was_accepted_and_counts_the_rest_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_without_its_outcomes_is_an_older_copy_when_redis_is_lost_too() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let (mut link, leader) = led(&redis).await;
+    central.known(|known| known.epoch = 1);
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    let name = gateway.id.to_string();
+    for seq in 1..=4 {
+        gateway.count(seq).await;
+    }
+    accept_all(&mut link, &leader, &central, &gateway).await;
+    gateway.stop().await;
+    for entry in std::fs::read_dir(folder.path().join("log")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "outcomes") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    // Of the last record flushes carried the outcome; those before it were logged by the folder that this is a copy of.
+    central.known(|known| {
+        known.epoch = 2;
+        known.carried.retain(|outcomes| outcomes.last == 4 && outcomes.prev == 3);
+        assert_eq!(known.carried.len(), 1);
+    });
+    redis.command(&["FLUSHALL"]).await;
+    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
+    link.open_rebuild(&begun, 0, std::slice::from_ref(&name), &[]).await.unwrap().unwrap();
+    let entering = entering(&redis, &central, folder.path()).await;
+    assert!(matches!(entering.entrance.enter(entering.opened.last).await, Ok(Entry::Older(_))));
+    assert_eq!(link.remembered().await.unwrap(), 0, "nobody could say which of them had been counted");
+    let delivery = &entering.entrance.delivery;
+    assert_eq!(delivery.logged(), Lsn(0));
+    assert!(delivery.ship(0, Lsn(0)).unwrap().is_none(), "raw rows wait until the folder is known to be the newest");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_stands_before_the_first_record_kept_ends_the_gateway() {
     let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
     let (mut link, leader) = led(&redis).await;

@@ -138,7 +138,12 @@ impl Gateway {
     }
 
     pub async fn try_apply(&self, bench: &mut Bench, call: &Call) -> Result<Applied, LinkError> {
-        bench.link.apply(&self.name, &self.incarnation, &self.approved, NOON, call).await
+        self.apply_at(bench, NOON, call).await
+    }
+
+    /// By a gateway whose clock says `now_ms`.
+    pub async fn apply_at(&self, bench: &mut Bench, now_ms: u64, call: &Call) -> Result<Applied, LinkError> {
+        bench.link.apply(&self.name, &self.incarnation, &self.approved, now_ms, call).await
     }
 
     pub async fn watermark(&self, bench: &mut Bench, mark_ms: u64, applied: u64) -> Reported {

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use proto::Message;
 use proto::uplink::{VisitDimensions, VisitRow};
-use regional_redis::apply::Call;
+use regional_redis::apply::{Applied, Call};
 use regional_redis::{Lsn, visit};
 
 use crate::bench::{Bench, Gateway, HOUR, MINUTE, NOON, pageview, sid};
@@ -75,6 +75,21 @@ async fn only_so_many_visits_of_a_visitor_are_kept_and_the_one_touched_last_is_a
     let visits = visits_of(&far_apart).await;
     assert_eq!(visits.len(), 41, "the first of them was not known any more");
     assert_eq!(visits.last().unwrap().pageviews, 2);
+}
+
+#[tokio::test]
+async fn a_visit_is_forgotten_an_hour_after_it_was_touched_though_the_visitor_has_another() {
+    for (later, visits) in [(60 * MINUTE - 1, 2), (60 * MINUTE, 3)] {
+        let mut bench = Bench::new().await;
+        let gateway = bench.gateway("g").await;
+        count(&mut bench, &gateway, &pageview(1, 7, NOON - 5 * HOUR, "/kept")).await;
+        count(&mut bench, &gateway, &pageview(2, 7, NOON, "/now")).await;
+        for (lsn, at_ms) in [(3, NOON + MINUTE), (4, NOON - 5 * HOUR)] {
+            let answer = gateway.apply_at(&mut bench, NOON + later, &pageview(lsn, 7, at_ms, "/")).await.unwrap();
+            assert!(matches!(answer, Applied::Done(_)), "{answer:?}");
+        }
+        assert_eq!(bench.flush().await.visits.len(), visits);
+    }
 }
 
 #[tokio::test]
@@ -325,7 +340,7 @@ fn visits_are_those_of_event_time_in_whichever_order_batches_come_also_over_midn
                 // Under yesterday's salt and under today's he is another.
                 let (yesterday, today) = (**visitor, **visitor + 1);
                 let (who, other) = if *minute < midnight { (yesterday, today) } else { (today, yesterday) };
-                let near = minute.abs_diff(midnight) < 30 || *minute == midnight + 30;
+                let near = minute.abs_diff(midnight) < 30 || *minute + 30 == midnight;
                 let at_ms = began + minute * MINUTE;
                 let call =
                     if near { near_midnight(**lsn, who, other, at_ms) } else { pageview(**lsn, who, at_ms, "/") };

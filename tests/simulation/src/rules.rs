@@ -22,15 +22,13 @@ pub struct Rule {
 pub enum Needed {
     /// Without it this seed fails, and this is how one of the oracle's complaints begins.
     Fails(u64, &'static str),
-    /// Another rule, the first here, makes it unnecessary: without that one alone this seed is exact, without both it fails.
-    Beside(&'static str, u64, &'static str),
     /// Another rule is held to make it unnecessary: an argument.
     Implied(&'static str),
     /// Searched, and no seed was seen to fail.
     NotSeen,
 }
 
-use Needed::{Beside, Fails, Implied, NotSeen};
+use Needed::{Fails, Implied, NotSeen};
 
 /// All of them, in the order of an event's way.
 pub const RULES: &[Rule] = &[
@@ -263,29 +261,11 @@ impl Kept {
 }
 
 impl Rule {
-    /// The run that must fail, how one of the complaints begins, and the run that must be exact: if there is one.
-    pub fn control(&self) -> Option<Control> {
-        let all_but = |names: &str| Kept::all_but(names).expect("they are among them");
+    /// The seed of the run that must fail, and how one of the complaints begins, if there is one.
+    pub fn control(&self) -> Option<(u64, &'static str)> {
         match self.needed {
-            Fails(seed, sign) => Some(Control { seed, sign, without: all_but(self.name), exact: Kept::default() }),
-            Beside(other, seed, sign) => {
-                let without = all_but(&format!("{},{other}", self.name));
-                Some(Control { seed, sign, without, exact: all_but(other) })
-            }
+            Fails(seed, sign) => Some((seed, sign)),
             Implied(_) | NotSeen => None,
         }
     }
-}
-
-/// The test of the test.
-#[derive(Debug)]
-pub struct Control {
-    /// Of both runs.
-    pub seed: u64,
-    /// How one of the complaints of the failing run begins.
-    pub sign: &'static str,
-    /// The rules of the run that must fail.
-    pub without: Kept,
-    /// The rules of the run that must be exact.
-    pub exact: Kept,
 }
