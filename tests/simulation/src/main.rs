@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::Parser;
+use simulation::alone;
 use simulation::rules::{Kept, RULES};
 use simulation::run::{Plan, Report, minutes, run, warm_up};
 
@@ -103,6 +104,8 @@ fn many(arguments: &Arguments, rules: Kept) -> bool {
 
 /// The test of the test: every rule that is needed is missed.
 fn controls() -> bool {
+    let program = std::env::current_exe().expect("a process has a program");
+    let run = |seed, without| alone::run(&program, seed, without).expect("it can be started again");
     let mut all_well = true;
     for rule in RULES {
         let (name, without) = (rule.name, rule.without);
@@ -110,14 +113,12 @@ fn controls() -> bool {
             println!("{name:15} {:?} ({without})", rule.needed);
             continue;
         };
-        let rules = Kept::all_but(name).expect("it is among them");
-        let (failed, exact) = (run(Plan { seed, rules }).wrong, run(Plan { seed, rules: Kept::default() }).wrong);
-        let seen = failed.iter().find(|wrong| wrong.starts_with(sign));
-        all_well &= seen.is_some() && exact.is_empty();
-        let said = seen.map_or_else(|| format!("NOT SEEN TO FAIL: {failed:?}"), Clone::clone);
-        println!("{name:15} seed {seed:5}: {said} ({without})");
-        if !exact.is_empty() {
-            println!("{name:15} seed {seed:5}: FAILS WITH THE RULE TOO: {exact:?}");
+        let (failed, whole) = (run(seed, Some(name)), run(seed, None));
+        let seen = failed.complaint(sign);
+        all_well &= seen.is_some() && whole.exact;
+        println!("{name:15} seed {seed:5}: {} ({without})", seen.unwrap_or("NOT SEEN TO FAIL"));
+        if !whole.exact {
+            println!("{name:15} seed {seed:5}: FAILS WITH THE RULE TOO: {}", whole.report);
         }
     }
     all_well

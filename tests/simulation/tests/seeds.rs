@@ -1,7 +1,9 @@
 //! The whole system under seeds: nothing is lost, nothing is counted twice, everything tells one story.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use simulation::alone::{self, Outcome};
 use simulation::rules::{Kept, RULES};
 use simulation::run::{Plan, run};
 
@@ -26,19 +28,21 @@ fn without_any_rule_that_is_needed_its_seed_fails() {
     each(RULES.len() as u64, |number| {
         let rule = &RULES[number as usize];
         let Some((seed, sign)) = rule.control() else { return };
-        let rules = Kept::all_but(rule.name).expect("it is among them");
-        let wrong = run(Plan { seed, rules }).wrong;
-        assert!(wrong.iter().any(|wrong| wrong.starts_with(sign)), "without {}, seed {seed}: {wrong:?}", rule.name);
+        let failed = alone(seed, Some(rule.name));
+        assert!(failed.complaint(sign).is_some(), "without {}, seed {seed}: {}", rule.name, failed.report);
         // And nothing else of it is wrong.
-        assert_eq!(run(Plan { seed, rules: Kept::default() }).wrong, Vec::<String>::new(), "seed {seed}");
+        let whole = alone(seed, None);
+        assert!(whole.exact, "seed {seed}: {}", whole.report);
     });
 }
 
 #[test]
-fn a_seed_is_the_same_run_every_time() {
-    let plan = Plan { seed: 3, rules: Kept::default() };
-    let (once, again) = (run(plan), run(plan));
-    assert_eq!(format!("{once:?}"), format!("{again:?}"));
+fn a_seed_is_the_same_run_in_every_process() {
+    assert_eq!(alone(3, None), alone(3, None));
+}
+
+fn alone(seed: u64, without: Option<&str>) -> Outcome {
+    alone::run(Path::new(env!("CARGO_BIN_EXE_simulation")), seed, without).expect("the simulation is built")
 }
 
 /// Numbers below `end`, two at a time.
