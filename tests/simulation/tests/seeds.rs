@@ -10,7 +10,7 @@ use simulation::run::{Plan, run};
 /// `SIMULATION_SEEDS` of them, or as many as take some minutes.
 #[test]
 fn every_seed_is_exact() {
-    let seeds = std::env::var("SIMULATION_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(300);
+    let seeds = std::env::var("SIMULATION_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200);
     let counted = AtomicU64::new(0);
     each(seeds, |seed| {
         let report = run(Plan { seed, rules: Kept::default() });
