@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use tokio::time::{Instant, sleep};
@@ -11,7 +12,8 @@ use crate::disk;
 use crate::gateway as process;
 use crate::network::Weather;
 
-#[derive(Clone, Copy, Debug)]
+/// `ValueEnum` lists them.
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Fault {
     KillGateway,
     /// Its machine loses power: what was not flushed is gone.
@@ -35,27 +37,6 @@ enum Fault {
     MoveRegionClock,
 }
 
-use Fault::{
-    AnotherAggregator, KillCentral, KillGateway, LoseFolder, LosePower, LoseRedis, MoveRedisClock, MoveRegionClock,
-    PauseAggregator, RestoreRedis, RollRedisBack, SilenceCentral, SilenceGateway,
-};
-
-const FAULTS: [Fault; 13] = [
-    KillGateway,
-    LosePower,
-    SilenceGateway,
-    SilenceCentral,
-    LoseFolder,
-    RollRedisBack,
-    RestoreRedis,
-    LoseRedis,
-    AnotherAggregator,
-    PauseAggregator,
-    KillCentral,
-    MoveRedisClock,
-    MoveRegionClock,
-];
-
 impl Simulation {
     /// Faults, for as long as the run lasts; how many.
     pub(super) async fn chaos(&mut self, lasts: &Lasts) -> u64 {
@@ -66,7 +47,8 @@ impl Simulation {
         self.networks.iter().chain(self.leaders.iter().map(|it| &it.network)).for_each(|it| it.set(self.weather));
         self.books.fail(*[0.0, 0.05, 0.3].choose(&mut self.random).expect("three"));
         // Each seed has faults of its own.
-        let weights = FAULTS.map(|_| *[0, 1, 3].choose(&mut self.random).expect("three"));
+        let weigh = |fault| (fault, *[0, 1, 3].choose(&mut self.random).expect("three"));
+        let weighed: Vec<(&Fault, u32)> = Fault::value_variants().iter().map(weigh).collect();
         let pause_ms = *lasts.pauses_ms.choose(&mut self.random).expect("some");
         let mut faults = 0;
         while Instant::now() < ends {
@@ -76,10 +58,9 @@ impl Simulation {
                 let durable = self.redis().history()[0].clone();
                 self.redis_backup = Some(durable);
             }
-            let indices: Vec<_> = (0..FAULTS.len()).collect();
-            let Ok(fault) = indices.choose_weighted(&mut self.random, |at| weights[*at]) else { continue };
+            let Ok((fault, _)) = weighed.choose_weighted(&mut self.random, |(_, weight)| *weight) else { continue };
             faults += 1;
-            self.inflict(FAULTS[*fault], lasts);
+            self.inflict(**fault, lasts);
         }
         faults
     }
@@ -92,8 +73,8 @@ impl Simulation {
         }
         let for_a_while = Duration::from_secs(self.random.random_range(1..most_s));
         match fault {
-            KillGateway => self.kill(gateway, for_a_while),
-            LosePower => {
+            Fault::KillGateway => self.kill(gateway, for_a_while),
+            Fault::LosePower => {
                 let log = self.gateways[gateway].as_ref().and_then(|gateway| gateway.seen.log());
                 self.kill(gateway, for_a_while);
                 if let Some(log) = log {
@@ -101,50 +82,50 @@ impl Simulation {
                     disk::lose_power(&log, &mut self.random).expect("its log is there");
                 }
             }
-            SilenceGateway => self.networks[2 + gateway].silence(for_a_while),
-            SilenceCentral => self.networks[1].silence(for_a_while),
-            LoseFolder => self.lose_folder(gateway),
-            RollRedisBack => {
+            Fault::SilenceGateway => self.networks[2 + gateway].silence(for_a_while),
+            Fault::SilenceCentral => self.networks[1].silence(for_a_while),
+            Fault::LoseFolder => self.lose_folder(gateway),
+            Fault::RollRedisBack => {
                 let history = self.redis().history().to_vec();
                 let state = history.choose(&mut self.random).cloned();
                 self.trace("redis falls back to a state since its barrier");
                 self.redis().restart(state);
             }
-            RestoreRedis => {
+            Fault::RestoreRedis => {
                 if let Some(backup) = self.redis_backup.clone() {
                     self.trace("redis is restored from an older backup");
                     self.redis().restart(Some(backup));
                 }
             }
-            LoseRedis => {
+            Fault::LoseRedis => {
                 if self.random.random_bool(0.3) {
                     self.trace("redis is lost");
                     self.redis().restart(None);
                 }
             }
-            AnotherAggregator => {
+            Fault::AnotherAggregator => {
                 self.trace("another aggregator starts");
                 self.lead();
                 if self.random.random_bool(0.7) {
                     drop(self.leaders.remove(0));
                 }
             }
-            PauseAggregator => {
+            Fault::PauseAggregator => {
                 self.trace(&format!("the aggregators stand still for {} s", for_a_while.as_secs()));
                 self.leaders.iter().for_each(|leader| leader.network.silence(for_a_while));
                 self.lead();
             }
-            KillCentral => {
+            Fault::KillCentral => {
                 self.trace("central is killed");
                 self.central.kill();
             }
-            MoveRedisClock => {
+            Fault::MoveRedisClock => {
                 let ahead_ms = *[0, 0, 1_500, 86_400_000, -86_400_000].choose(&mut self.random).expect("five");
                 self.trace(&format!("the clock of redis is {ahead_ms} ms ahead"));
                 self.world.set_redis_ahead(ahead_ms);
                 self.clocks_jumped |= ahead_ms.abs() > MINUTE_MS as i64;
             }
-            MoveRegionClock => {
+            Fault::MoveRegionClock => {
                 let ahead_ms = *[0, 0, -3 * 3_600_000, -86_400_000].choose(&mut self.random).expect("four");
                 self.trace(&format!("the clocks of the region are {ahead_ms} ms ahead"));
                 self.world.set_region_ahead(ahead_ms);
