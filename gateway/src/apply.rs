@@ -194,7 +194,7 @@ impl Applier {
                     return Ok(Some(session));
                 }
                 Entry::Older(session) => {
-                    return Err(ApplyError::Ahead { applied: session.applied, sent: self.sent });
+                    return Err(ApplyError::Older { applied: session.applied, last: self.last });
                 }
                 Entry::NotYet(why) => why,
             };

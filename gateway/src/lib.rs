@@ -29,6 +29,7 @@ pub mod log;
 pub mod metrics;
 pub mod outcomes;
 pub mod post;
+pub mod processes;
 pub mod proxy_protocol;
 pub mod raw;
 pub mod routes;

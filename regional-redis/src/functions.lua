@@ -6,6 +6,7 @@
 --   g  whose Redis this is: its region
 --   t  term of the leader                       ld its sign of life              n  number of the open flush
 --   i  gateway -> incarnation                   a  gateway -> applied LSN        k  gateway -> durable LSN
+--   ai gateway -> incarnation whose call moved its applied LSN
 --   r  gateways that a rebuild waits for        rg retired gateways              rn batches that a rebuild remembered
 --   b  gateway -> watermark:LSN                 q  replicas that a barrier waits for
 --   x:<gateway>  last LSN of a call -> its outcomes: {epoch, the call's prev, {LSN, visit id or '', ... of each named batch}}
@@ -308,11 +309,12 @@ local function apply(_, argv)
   redis.call('SET', p .. 'ver', version)
   redis.call('HSET', p .. 'x:' .. gw, argv[5], stored)
   redis.call('HSET', p .. 'a', gw, argv[5])
+  redis.call('HSET', p .. 'ai', gw, argv[3])
   return {'OK', stored}
 end
 
--- register: shard, gateway, incarnation, epoch:run -> OK, floor of its clock, applied LSN | REBUILD, floor | REBUILDING |
--- RETIRED | WAIT. REBUILDING: others are waited for, and nothing is written. A barrier follows before the answer is used.
+-- register: shard, gateway, incarnation, epoch:run -> OK, floor of its clock, applied LSN, incarnation that applied it, or '' |
+-- REBUILD, floor | REBUILDING | RETIRED | WAIT. REBUILDING: others are waited for, and nothing is written. A barrier follows before the answer is used.
 local function register(_, argv)
   local p, gw = '{' .. argv[1] .. '}:', argv[2]
   if redis.call('GET', p .. 'e') ~= argv[4] then return {'WAIT'} end
@@ -324,7 +326,7 @@ local function register(_, argv)
   redis.call('HSET', p .. 'i', gw, argv[3])
   if remembers then return {'REBUILD', floor} end
   redis.call('HSETNX', p .. 'a', gw, 0)
-  return {'OK', floor, tonumber(redis.call('HGET', p .. 'a', gw))}
+  return {'OK', floor, tonumber(redis.call('HGET', p .. 'a', gw)), redis.call('HGET', p .. 'ai', gw) or ''}
 end
 
 -- retire: shard, gateway, epoch:run. Its applied LSN stays until a settled flush covers it: what it counted is counted.
@@ -398,6 +400,7 @@ local function rebuilt(_, argv)
     return {redis.call('HGET', p .. 'a', gw) == argv[5] and 'OK' or 'WAIT'}    -- a repeated call changes nothing
   end
   redis.call('HSET', p .. 'a', gw, argv[5])
+  redis.call('HSET', p .. 'ai', gw, argv[3])
   redis.call('SREM', p .. 'r', gw)
   return {'OK'}
 end
@@ -521,7 +524,7 @@ local function settle(_, argv)
     if redis.call('SISMEMBER', p .. 'rg', gw) == 1 then
       forget_outcomes(p, gw, covered)                           -- nobody will ask for what it did not log
       if tonumber(redis.call('HGET', p .. 'a', gw) or 0) <= covered then
-        for _, key in ipairs({'a', 'k', 'o'}) do redis.call('HDEL', p .. key, gw) end
+        for _, key in ipairs({'a', 'ai', 'k', 'o'}) do redis.call('HDEL', p .. key, gw) end
       end
     end
   end

@@ -23,6 +23,8 @@ pub enum Registered {
     At {
         /// The last record that Redis has applied.
         applied: Lsn,
+        /// The incarnation whose call that was; `None` if there was none.
+        by: Option<String>,
         /// The region's clock does not start below this.
         clock_floor_ms: u64,
     },
@@ -74,7 +76,10 @@ impl Link {
             "RETIRED" => Ok(Registered::Retired),
             "REBUILDING" => Ok(Registered::Rebuilding),
             "REBUILD" => Ok(Registered::Rebuild { clock_floor_ms: reply.number(0)? }),
-            "OK" => Ok(Registered::At { clock_floor_ms: reply.number(0)?, applied: reply.lsn(1)? }),
+            "OK" => {
+                let by = Some(reply.text(2)?).filter(|by| !by.is_empty());
+                Ok(Registered::At { clock_floor_ms: reply.number(0)?, applied: reply.lsn(1)?, by })
+            }
             _ => Err(reply.unknown()),
         }
     }

@@ -17,14 +17,16 @@ use crate::delivery::Delivery;
 use crate::ingest::Ingest;
 use crate::log::{LogError, Reader};
 use crate::outcomes::Decided;
+use crate::processes::Processes;
 use crate::uplink::{Carried, Central};
 
 /// A rebuild takes as long as its slowest gateway.
 const REBUILDING_RETRY: Duration = Duration::from_secs(1);
 /// A full disk is made free by a person.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
-/// A gateway that runs learns within its next report that another one registered under its id, and registers again.
-const REGISTERS_AGAIN_MAX: Duration = Duration::from_secs(5);
+/// A gateway that runs learns with its next report that another one registered under its id, and registers again: it takes a second,
+/// or as long as its connections to a slow Redis. One that does not passes for lost, and its id is retired.
+const REGISTERS_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 /// The way into one shard's Redis.
 pub struct Entrance {
@@ -38,6 +40,8 @@ pub struct Entrance {
     pub log: PathBuf,
     /// What is known of it.
     pub delivery: Arc<Delivery>,
+    /// Who wrote it.
+    pub processes: Processes,
     /// Whose clock follows the region's.
     pub ingest: Arc<Ingest>,
     /// Knows what a lost Redis had counted.
@@ -58,7 +62,7 @@ pub enum Entry {
     /// Redis or central is not there, nobody approved it, or a rebuild is not at an end. Tried again.
     NotYet(NotYet),
     /// Redis, or central, knows records of this id, or that their outcomes were logged, and the log does not hold them: the
-    /// folder is older than its id.
+    /// folder is older than its id. Or it is a copy, and the other one's process applied its own records under the numbers of this one's.
     Older(Session),
     /// It counts from here on.
     Counts(Session),
@@ -134,15 +138,18 @@ impl Entrance {
             }
         }
         let approved = link.approved().await?.ok_or(NotYet::Unapproved)?;
-        let (gateway, incarnation) = (self.gateway.to_string(), Uuid::new_v4().to_string());
+        let (gateway, incarnation) = (self.gateway.to_string(), self.processes.incarnation());
         let registered = link.register(&gateway, &incarnation, &approved).await?;
         link.barrier().await?;
-        let (clock_floor_ms, applied) = match registered {
+        let (clock_floor_ms, applied, own) = match registered {
             Registered::Wait => return Err(NotYet::Unapproved.into()),
             Registered::Rebuilding => return Err(NotYet::Rebuilding.into()),
             Registered::Retired => return Err(Ended::Fatal(ApplyError::Retired(self.gateway))),
-            Registered::Rebuild { clock_floor_ms } => (clock_floor_ms, None),
-            Registered::At { applied, clock_floor_ms } => (clock_floor_ms, Some(applied)),
+            Registered::Rebuild { clock_floor_ms } => (clock_floor_ms, None, true),
+            Registered::At { applied, by, clock_floor_ms } => {
+                let own = by.is_none_or(|by| self.processes.may_have_applied(&by, applied));
+                (clock_floor_ms, Some(applied), own || !controls::keeps("4-copy"))
+            }
         };
         self.ingest.clock.follow(link.time_ms().await?);
         self.ingest.clock.raise_floor(clock_floor_ms);
@@ -163,7 +170,7 @@ impl Entrance {
                 }
             }
         }
-        if session.applied > last {
+        if session.applied > last || !own {
             return Ok(Entry::Older(session));
         }
         self.check_kept(session.applied)?;
@@ -173,9 +180,14 @@ impl Entrance {
             }
             let stored = session.link.unlogged(&gateway).await?;
             if !self.delivery.adopt(&stored, session.applied)? {
+                // Emptied between the two, it says nothing about this folder.
+                if session.link.approved().await?.as_ref() != Some(&session.approved) {
+                    return Err(NotYet::Unapproved.into());
+                }
                 return Ok(self.lacks_outcomes(session));
             }
         }
+        self.processes.begin()?;
         Ok(Entry::Counts(session))
     }
 
@@ -234,6 +246,7 @@ impl Entrance {
             from = through.next();
         }
         let gateway = self.gateway.to_string();
+        self.processes.begin()?;
         taken(session.link.rebuilt(&gateway, &session.incarnation, &session.approved, accepted).await?)?;
         tracing::warn!(%accepted, remembered, "redis was lost; it knows this gateway's batches again");
         if !session.link.waiting().await?.is_empty() {

@@ -13,13 +13,23 @@ pub enum ApplyError {
     Log(#[from] LogError),
     /// Redis knows records of this gateway that this process never sent.
     #[error(
-        "redis has applied record {applied} under this gateway's id, and this gateway has sent {sent}: another process counts under the id, or this folder is an older copy; was the data folder copied? Stop the other one, then start this again"
+        "redis has applied record {applied} under this gateway's id, and this gateway has sent {sent}: another process counts under the id, or this folder is an older copy; was the data folder copied? Leave the other one running and start this again: it becomes a gateway of its own"
     )]
     Ahead {
         /// What Redis says.
         applied: Lsn,
         /// The highest ever sent.
         sent: Lsn,
+    },
+    /// Redis knows this gateway otherwise than its log does.
+    #[error(
+        "redis has applied record {applied} under this gateway's id, and not as this process knows it, whose log ends at {last}: another process counts under the id, or a part of the data folder was lost; was the folder copied? Leave the other one running and start this again: it becomes a gateway of its own"
+    )]
+    Older {
+        /// What Redis says.
+        applied: Lsn,
+        /// The last record of the log.
+        last: Lsn,
     },
     /// What Redis is missing is not in the log any more.
     #[error(

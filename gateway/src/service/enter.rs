@@ -16,6 +16,7 @@ use crate::folder::Folder;
 use crate::ingest::Ingest;
 use crate::log::{Opened, Reader};
 use crate::metrics::Metrics;
+use crate::processes::Processes;
 use crate::raw::Shipper;
 use crate::trim::Trimming;
 use crate::uplink::{self, Uplink};
@@ -44,6 +45,7 @@ pub(super) struct Entered {
 pub(super) async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Opened) -> Result<Option<Entered>, Error> {
     let (config, log) = (with.config, folder.log(SHARD));
     let delivery = Arc::new(Delivery::open(&log, folder.id(), SHARD, opened.first)?);
+    let processes = Processes::open(&log, opened.last)?;
     let hello = GatewayHello {
         region: config.region.clone(),
         gateway: folder.id().to_string(),
@@ -67,7 +69,7 @@ pub(super) async fn enter(with: &Surroundings<'_>, folder: &Folder, opened: &Ope
         () = with.stop.cancelled() => return Ok(None),
     }
     let (shard, gateway, redis) = (SHARD, folder.id(), config.redis.as_str().into());
-    let entrance = Arc::new(Entrance { shard, redis, gateway, log, delivery, ingest, central });
+    let entrance = Arc::new(Entrance { shard, redis, gateway, log, delivery, processes, ingest, central });
     let mut told = String::new();
     loop {
         let entering = async {

@@ -15,6 +15,7 @@ use gateway::in_flight::InFlight;
 use gateway::ingest::Ingest;
 use gateway::log::{Log, Opened, Reader, Submission, Waiter};
 use gateway::metrics::Metrics;
+use gateway::processes::Processes;
 use gateway::raw::Shipper;
 use gateway::sites::Sites;
 use gateway::trim::Trimming;
@@ -188,6 +189,7 @@ pub async fn entering(redis: &RedisServer, central: &FakeCentral, folder: &Path)
     let delivery = Arc::new(Delivery::open(&log, GATEWAY, SHARD, opened.first).unwrap());
     let shipper =
         Shipper::new(SHARD, Arc::clone(&delivery), Reader::new(&log), Arc::clone(&ingest), Arc::clone(&metrics));
+    let processes = Processes::open(&log, opened.last).unwrap();
     let hello = GatewayHello { gateway: GATEWAY.to_string(), region: "here".into(), ..Default::default() };
     let (mut to_central, asked) = uplink::central(SHARD, hello);
     let uplink = Uplink {
@@ -200,7 +202,7 @@ pub async fn entering(redis: &RedisServer, central: &FakeCentral, folder: &Path)
     let uplinked = AbortOnDropHandle::new(tokio::spawn(uplink.run(asked)));
     to_central.known().await.unwrap();
     let (shard, redis, central) = (SHARD, redis.url().into(), to_central.clone());
-    let entrance = Arc::new(Entrance { shard, redis, gateway: GATEWAY, log, delivery, ingest, central });
+    let entrance = Arc::new(Entrance { shard, redis, gateway: GATEWAY, log, delivery, processes, ingest, central });
     Entering { entrance, opened, central: to_central, metrics, uplinked }
 }
 

@@ -318,6 +318,39 @@ async fn a_registration_that_vanished_says_nothing_about_another_process() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_copy_of_a_folder_counted_does_not_pass_for_what_the_other_logged() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let copy = tempfile::tempdir().unwrap();
+    let (_, leader) = led(&redis).await;
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    gateway.count(1).await;
+    gateway.stop().await;
+    std::fs::create_dir(copy.path().join("log")).unwrap();
+    for file in std::fs::read_dir(folder.path().join("log")).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), copy.path().join("log").join(file.file_name())).unwrap();
+    }
+
+    // The copy logs a second record, and does not come to apply it.
+    let other = RunningGateway::start(&redis, &central, copy.path()).await;
+    redis.command(&["SET", "{0}:e", "1:another-process"]).await;
+    other.submit(3).await;
+    other.stop().await;
+    redis.command(&["SET", "{0}:e", &leader.approved]).await;
+    // The first one counts another batch as its second record.
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    gateway.count(2).await;
+
+    let entering = entering(&redis, &central, copy.path()).await;
+    assert_eq!(entering.opened.last, Lsn(2));
+    let Entry::Older(session) = entering.entrance.enter(Lsn(2)).await.unwrap() else { panic!("it counts") };
+    assert_eq!(session.applied, Lsn(2));
+    // It registered, and the first one takes that back.
+    gateway.count(4).await;
+    redis.expect_pageviews(3).await;
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_trimmed_while_redis_is_rebuilt_is_read_from_what_is_left() {
     let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
     let (mut link, leader) = led(&redis).await;

@@ -83,7 +83,7 @@ async fn an_old_incarnation_is_fenced() {
     let old = bench.gateway("g").await;
     old.counts(&mut bench, &pageview(1, 7, NOON, "/")).await;
     let answer = bench.link.register("g", "second", &old.approved).await.unwrap();
-    assert_eq!(answer, Registered::At { applied: Lsn(1), clock_floor_ms: 0 });
+    assert_eq!(answer, Registered::At { applied: Lsn(1), by: Some(old.incarnation.clone()), clock_floor_ms: 0 });
     let before = bench.everything().await;
     assert_eq!(old.apply(&mut bench, &pageview(2, 7, NOON, "/")).await, Applied::Fenced);
     assert_eq!(old.watermark(&mut bench, NOON, 1).await, Reported::Fenced);

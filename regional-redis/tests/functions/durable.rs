@@ -50,7 +50,7 @@ async fn a_restarted_redis_lets_everyone_wait_until_it_is_approved() {
     let approved = bench.link.approved().await.unwrap().expect("approved again");
     assert_eq!(approved, bench.leader.approved);
     let answer = bench.link.register("g", "second", &approved).await.unwrap();
-    assert_eq!(answer, Registered::At { applied: Lsn(1), clock_floor_ms: 0 });
+    assert_eq!(answer, Registered::At { applied: Lsn(1), by: Some(gateway.incarnation.clone()), clock_floor_ms: 0 });
 }
 
 /// A kill in the middle of calls: whatever was answered is there, and the next answer says exactly how far Redis came.

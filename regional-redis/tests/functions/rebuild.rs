@@ -151,7 +151,10 @@ async fn a_rebuilt_redis_counts_what_is_new_and_nothing_twice() {
     assert_eq!(bench.link.waiting().await.unwrap(), [""; 0]);
     assert_eq!(register(&mut bench, "h", "h9").await, Registered::Retired);
 
-    assert_eq!(register(&mut bench, "g", "g4").await, Registered::At { applied: Lsn(2), clock_floor_ms: HORIZON });
+    assert_eq!(
+        register(&mut bench, "g", "g4").await,
+        Registered::At { applied: Lsn(2), by: Some("g3".into()), clock_floor_ms: HORIZON }
+    );
     let again = call(2, 6, vec![batch(sid(1), 1, 3), batch(sid(90), 1, 4), batch(sid(91), 5, 5), batch(sid(91), 6, 6)]);
     let answer = bench.link.apply("g", "g4", &approved, NOON, &again).await.unwrap();
     assert_eq!(answer, Applied::Duplicates(vec![Lsn(3), Lsn(4), Lsn(5)]));

@@ -43,7 +43,7 @@ async fn a_gateways_clock_starts_no_lower_than_its_watermark_and_the_horizon() {
     let gateway = bench.gateway("g").await;
     assert_eq!(gateway.watermark(&mut bench, NOON + 5, 0).await, Reported::Done { durable: Lsn(0) });
     let answer = bench.link.register("g", "second", &gateway.approved).await.unwrap();
-    assert_eq!(answer, Registered::At { applied: Lsn(0), clock_floor_ms: NOON + 5 });
+    assert_eq!(answer, Registered::At { applied: Lsn(0), by: None, clock_floor_ms: NOON + 5 });
 }
 
 /// A gateway that counted one batch of each class, stamped in the hour that starts at noon.
@@ -73,7 +73,11 @@ async fn bitmaps_go_when_acceptance_lies_before_every_watermark() {
     assert_eq!(bitmaps_after_a_cut_at(&mut bench, &gateway, long + 1).await, [""; 0]);
 
     let answer = bench.link.register("new", "first", &gateway.approved).await.unwrap();
-    assert_eq!(answer, Registered::At { applied: Lsn(0), clock_floor_ms: long }, "the horizon holds for newcomers too");
+    assert_eq!(
+        answer,
+        Registered::At { applied: Lsn(0), by: None, clock_floor_ms: long },
+        "the horizon holds for newcomers too"
+    );
 }
 
 #[tokio::test]

@@ -21,6 +21,9 @@ use crate::door::{Doors, Line};
 use crate::rules::Kept as Rules;
 use crate::time::World;
 
+/// Where devices are.
+const NETWORKS: u8 = 6;
+
 /// What happened to an event, as its page knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -104,6 +107,8 @@ pub struct Device {
     pub rules: Rules,
     /// The longest that it is offline, ms.
     pub offline_ms: u64,
+    /// Which network it is in.
+    pub network: u8,
 }
 
 /// What the devices of one run have in common.
@@ -124,7 +129,8 @@ impl Device {
         let ahead_ms = if random.random_bool(0.2) { random.random_range(-600_000..600_000) } else { 0 };
         let Habits { pace_ms, offline_ms, rules } = *habits;
         let long = number % 2 == 1;
-        Self { number, long, pace_ms, ahead_ms, random, world, doors, noted, rules, offline_ms }
+        let network = (number % 3) as u8;
+        Self { number, long, pace_ms, ahead_ms, random, world, doors, noted, rules, offline_ms, network }
     }
 
     /// For ever.
@@ -186,6 +192,7 @@ impl Device {
             }
             match page.agent.poll(now_ms, &mut page.frame) {
                 Command::Connect => {
+                    self.moves();
                     page.line = if offline { None } else { self.doors.connect(self.address(), &mut self.random).await };
                     match &page.line {
                         Some(_) => page.agent.opened(self.now_ms()),
@@ -252,9 +259,16 @@ impl Device {
         Duration::from_millis(self.random.random_range(1..2 * self.pace_ms))
     }
 
-    /// Three devices are one visitor.
+    /// The devices of one network are one visitor.
     fn address(&self) -> IpAddr {
-        IpAddr::from([10, 0, 0, (self.number % 3) as u8])
+        IpAddr::from([10, 0, 0, self.network])
+    }
+
+    /// Now and then it is somewhere else when it connects.
+    fn moves(&mut self) {
+        if self.random.random_bool(0.1) {
+            self.network = self.random.random_range(0..NETWORKS);
+        }
     }
 
     fn event(&mut self, page: &mut Page, now_ms: u64) {
@@ -317,6 +331,7 @@ struct Page {
 impl Page {
     fn hear(&mut self, now_ms: u64, frame: &[u8], rules: Rules) {
         let _ = self.agent.receive(now_ms, frame);
+        tracing::trace!(heard = ?ServerFrame::decode(frame));
         let refused = |frame: ServerFrame| match frame.frame {
             Some(server_frame::Frame::Reject(reject)) => !reject.sid.is_empty() && !reject.r#final,
             _ => false,

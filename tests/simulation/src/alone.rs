@@ -14,10 +14,13 @@ pub struct Outcome {
     pub report: String,
 }
 
-/// Runs a seed with `program`, which is the simulation, without this rule.
-pub fn run(program: &Path, seed: u64, without: Option<&str>) -> io::Result<Outcome> {
+/// Runs a seed with `program`, which is the simulation, under these faults or its own, without this rule.
+pub fn run(program: &Path, seed: u64, only: Option<&str>, without: Option<&str>) -> io::Result<Outcome> {
     let mut command = Command::new(program);
     command.args(["--seed", &seed.to_string()]).env("RUST_LOG", "off");
+    if let Some(faults) = only {
+        command.args(["--only", faults]);
+    }
     if let Some(rule) = without {
         command.args(["--without", rule]);
     }

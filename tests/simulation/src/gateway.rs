@@ -1,13 +1,14 @@
 //! A gateway without sockets and threads: the real folder, log, applier, outcomes, shipper, trimmer and uplink, wired as its
 //! service wires them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use gateway::address::{ForwardedHeader, TrustedProxies};
-use gateway::apply::{Applier, Entrance, Entry, Session, Start};
+use gateway::apply::{Applier, Elsewhere, Entrance, Entry, Session, Start};
 use gateway::capacity::{Capacity, WhenRedisIsAway};
 use gateway::clock::{Clock, Machine};
 use gateway::config::Limits;
@@ -18,6 +19,7 @@ use gateway::in_flight::InFlight;
 use gateway::ingest::Ingest;
 use gateway::log::{Allowed, Log, Opened, Reader, Trimmer};
 use gateway::metrics::Metrics;
+use gateway::processes::Processes;
 use gateway::raw::Shipper;
 use gateway::sites::Sites;
 use gateway::throttle::Throttles;
@@ -62,8 +64,26 @@ pub struct Surroundings {
     pub ahead_ms: i64,
     /// While Redis is away.
     pub policy: WhenRedisIsAway,
+    /// Who may pass for a copy.
+    pub copied: Copied,
     /// Of the protocol.
     pub rules: Kept,
+}
+
+/// Ids of gateways of which there is, or was, another folder.
+#[derive(Clone, Default)]
+pub struct Copied(Arc<Mutex<BTreeSet<String>>>);
+
+impl Copied {
+    /// There is another one.
+    pub fn insert(&self, id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+    }
+
+    /// Whether there is.
+    pub fn contains(&self, id: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
 }
 
 /// What can be seen of a gateway from outside.
@@ -136,13 +156,25 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
     });
     let mut opened = open(&folder)?;
     let mut entered = enter(&with, &folder, &opened, &ingest, &metrics).await?;
-    if entered.ahead && with.rules.holds("4-id") {
-        folder.become_new().map_err(|error| error.to_string())?;
-        tracing::info!(gateway = with.number, id = %folder.id(), "folder is older than its id");
-        opened = open(&folder)?;
+    while entered.ahead && with.rules.holds("4-id") {
+        let elsewhere = entered.session.runs_elsewhere(folder.id()).await;
+        if matches!(elsewhere, Ok(Elsewhere::Runs | Elsewhere::Nobody))
+            && !with.copied.contains(&folder.id().to_string())
+        {
+            return Err(format!("gateway {} passes for a copy, and is none", folder.id()));
+        }
         drop(entered);
+        let another = match elsewhere {
+            Ok(Elsewhere::Runs) => folder.become_another(),
+            Ok(Elsewhere::Nobody) => folder.become_new(),
+            Ok(Elsewhere::Unknown) | Err(_) => Ok(()),
+        };
+        another.map_err(|error| error.to_string())?;
+        tracing::info!(gateway = with.number, ?elsewhere, id = %folder.id(), "the folder may be older than its id");
+        opened = open(&folder)?;
         entered = enter(&with, &folder, &opened, &ingest, &metrics).await?;
-    } else if entered.ahead {
+    }
+    if entered.ahead {
         entered.session.applied = opened.last; // as if the log were what Redis knows
     }
     let Entered { entrance, mut session, uplinked, .. } = entered;
@@ -236,6 +268,7 @@ async fn enter(
     let log = folder.log(SHARD);
     let delivery = Delivery::open(&log, folder.id(), SHARD, opened.first).map_err(|error| error.to_string())?;
     let delivery = Arc::new(delivery);
+    let processes = Processes::open(&log, opened.last).map_err(|error| error.to_string())?;
     let hello = GatewayHello {
         region: REGION.into(),
         gateway: folder.id().to_string(),
@@ -257,7 +290,7 @@ async fn enter(
     let uplinked = AbortOnDropHandle::new(tokio::spawn(uplink.run(asked)));
     let _ = tokio::time::timeout(wait_for_central, central.known()).await;
     let (redis, gateway, ingest) = (with.redis.clone(), folder.id(), ingest.clone());
-    let entrance = Arc::new(Entrance { shard: SHARD, redis, gateway, log, delivery, ingest, central });
+    let entrance = Arc::new(Entrance { shard: SHARD, redis, gateway, log, delivery, processes, ingest, central });
     loop {
         let (session, older) = match entrance.enter(opened.last).await.map_err(|error| error.to_string())? {
             Entry::Counts(session) => (session, false),
@@ -300,7 +333,7 @@ fn without(with: &Surroundings, log: PathBuf, delivery: Arc<Delivery>) -> impl F
                 allowed.watermark_ms = u64::MAX;
             }
             if !rules.holds("9-all") {
-                allowed.watermark_ms = world.now_ms().saturating_add_signed(ahead_ms);
+                allowed.watermark_ms = world.region_ms().saturating_add_signed(ahead_ms);
             }
             if trimmer.trim(allowed).is_ok_and(|gone| gone > 0) {
                 let _ = delivery.trim(first_segment(&log));

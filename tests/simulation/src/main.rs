@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use clap::Parser;
 use simulation::alone;
-use simulation::rules::{Kept, RULES};
+use simulation::rules::{Control, Kept, RULES};
+use simulation::run::faults::Only;
 use simulation::run::{Plan, Report, minutes, run, warm_up};
 
 /// The whole system under one seed after the other.
@@ -27,6 +28,9 @@ struct Arguments {
     /// Leaves this rule out.
     #[arg(long, value_parser = Kept::all_but, value_name = "RULE")]
     without: Option<Kept>,
+    /// These faults instead of the seed's, with commas in between.
+    #[arg(long, value_parser = Only::of, value_name = "FAULTS")]
+    only: Option<Only>,
     /// Ends at the first failure.
     #[arg(long)]
     until_failure: bool,
@@ -38,10 +42,11 @@ struct Arguments {
 fn main() {
     let arguments = Arguments::parse();
     let rules = arguments.without.unwrap_or_default();
+    let only = arguments.only.unwrap_or_default();
     let all_well = match arguments.seed {
         _ if arguments.controls => controls(),
-        Some(seed) => one(Plan { seed, rules }),
-        None => many(&arguments, rules),
+        Some(seed) => one(Plan { seed, rules, only }),
+        None => many(&arguments, Plan { seed: 0, rules, only }),
     };
     std::process::exit(i32::from(!all_well));
 }
@@ -55,7 +60,7 @@ fn one(plan: Plan) -> bool {
     report.wrong.is_empty()
 }
 
-fn many(arguments: &Arguments, rules: Kept) -> bool {
+fn many(arguments: &Arguments, plan: Plan) -> bool {
     let Arguments { seeds, from, until_failure, .. } = *arguments;
     let (began, next, enough) = (Instant::now(), AtomicU64::new(from), AtomicBool::new(false));
     let all = Mutex::new(Sum::default());
@@ -68,11 +73,11 @@ fn many(arguments: &Arguments, rules: Kept) -> bool {
             if minutes(seed) < arguments.minutes {
                 continue;
             }
-            let report = run(Plan { seed, rules });
+            let report = run(Plan { seed, ..plan });
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
             all.add(&report);
             if !report.wrong.is_empty() {
-                println!("seed {seed} failed; replay it: cargo run -p simulation -- --seed {seed}");
+                println!("seed {seed} failed; replay it: cargo run -p simulation -- --seed {seed}{}", conditions());
                 report.wrong.iter().for_each(|wrong| println!("  {wrong}"));
                 enough.fetch_or(until_failure, Ordering::Relaxed);
             }
@@ -102,18 +107,25 @@ fn many(arguments: &Arguments, rules: Kept) -> bool {
     all.failed == 0
 }
 
+/// What else a replay must be told.
+fn conditions() -> String {
+    let words: Vec<String> = std::env::args().collect();
+    let told = words.windows(2).filter(|pair| ["--without", "--only"].contains(&pair[0].as_str()));
+    told.map(|pair| format!(" {} {}", pair[0], pair[1])).collect()
+}
+
 /// The test of the test: every rule that is needed is missed.
 fn controls() -> bool {
     let program = std::env::current_exe().expect("a process has a program");
-    let run = |seed, without| alone::run(&program, seed, without).expect("it can be started again");
+    let run = |seed, only, without| alone::run(&program, seed, only, without).expect("it can be started again");
     let mut all_well = true;
     for rule in RULES {
         let (name, without) = (rule.name, rule.without);
-        let Some((seed, sign)) = rule.control() else {
+        let Some(Control { seed, only, sign }) = rule.control() else {
             println!("{name:15} {:?} ({without})", rule.needed);
             continue;
         };
-        let (failed, whole) = (run(seed, Some(name)), run(seed, None));
+        let (failed, whole) = (run(seed, only, Some(name)), run(seed, only, None));
         let seen = failed.complaint(sign);
         all_well &= seen.is_some() && whole.exact;
         println!("{name:15} seed {seed:5}: {} ({without})", seen.unwrap_or("NOT SEEN TO FAIL"));

@@ -7,8 +7,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep_until};
 
-/// Of the messages to central, in bad weather.
-const LATE: f64 = 0.01;
 /// Nobody waits longer for a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -30,6 +28,8 @@ pub struct Weather {
     pub delay_ms: u64,
     /// That a message, or its answer, is lost with its connection.
     pub loss: f64,
+    /// That a message to central comes when its sender has given it up.
+    pub late: f64,
 }
 
 /// What happens to one message.
@@ -59,7 +59,8 @@ impl Network {
     /// sent again and again by the kernel of a machine whose way was cut. Almost none is.
     pub fn late(&self) -> Option<Duration> {
         let mut state = self.lock();
-        let late = state.weather.loss > 0.0 && state.random.random_bool(LATE);
+        let probability = state.weather.late;
+        let late = probability > 0.0 && state.random.random_bool(probability);
         late.then(|| Duration::from_secs(state.random.random_range(1..120)))
     }
 

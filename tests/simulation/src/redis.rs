@@ -55,9 +55,20 @@ impl Redis {
 
     /// The number of the open flush.
     pub fn open_flush(&self) -> u64 {
-        let number = self.store().execute(&[b"GET".to_vec(), b"{0}:n".to_vec()]);
-        let Reply::Bulk(digits) = number else { return 0 };
-        String::from_utf8_lossy(&digits).parse().unwrap_or(0)
+        self.text("{0}:n").parse().unwrap_or(0)
+    }
+
+    /// A leader has compared this process with central, and no gateway is waited for.
+    pub fn counts(&self) -> bool {
+        let waits = self.store().execute(&[b"EXISTS".to_vec(), b"{0}:r".to_vec()]);
+        matches!(waits, Reply::Int(0)) && self.text("{0}:e").ends_with(&self.run_id())
+    }
+
+    fn text(&self, key: &str) -> String {
+        match self.store().execute(&[b"GET".to_vec(), key.into()]) {
+            Reply::Bulk(text) => String::from_utf8_lossy(&text).into_owned(),
+            _ => String::new(),
+        }
     }
 
     /// Unix ms; keys expire by it.

@@ -1,6 +1,6 @@
 //! One run: everything starts, faults by the seed, healing, and then the oracle.
 
-mod faults;
+pub mod faults;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,12 +20,13 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::agent::{Device, Habits, Noted};
 use crate::central::{MemoryBooks, Process, Uplink};
 use crate::door::Doors;
-use crate::gateway::{self as process, REGION, Seen, Surroundings};
+use crate::gateway::{self as process, Copied, REGION, Seen, Surroundings};
 use crate::network::{Network, Weather};
 use crate::oracle;
 use crate::redis::{Redis, Server, Store};
 use crate::rules::Kept;
 use crate::time::World;
+use faults::Only;
 
 const MINUTE_MS: u64 = 60_000;
 /// By then everything must be where it belongs once nothing goes wrong any more, virtual time.
@@ -33,6 +34,8 @@ const HEALED_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// 2026-11-22T12:00:00Z.
 const NOON_MS: u64 = 1_795_348_800_000;
 const GATEWAYS: usize = 3;
+/// A machine more: a gateway runs on it when somebody has copied the folder of one there.
+const MACHINES: usize = GATEWAYS + 1;
 /// At once, paused ones among them.
 const AGGREGATORS_MAX: usize = 4;
 const DEVICES: u64 = 6;
@@ -77,6 +80,8 @@ pub struct Plan {
     pub seed: u64,
     /// The protocol's rules, or all but one.
     pub rules: Kept,
+    /// Faults other than those of the seed.
+    pub only: Only,
 }
 
 /// What came of it.
@@ -113,7 +118,7 @@ pub fn warm_up() {
 fn on_a_thread(plan: Plan) -> Report {
     let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(move || {
         crate::entropy::seed(plan.seed);
-        for rule in ["1-void", "2-fold"].into_iter().filter(|rule| !plan.rules.holds(rule)) {
+        for rule in ["1-void", "2-fold", "4-copy"].into_iter().filter(|rule| !plan.rules.holds(rule)) {
             gateway::controls::leave_out(rule);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -164,8 +169,8 @@ struct Simulation {
     policy: WhenRedisIsAway,
     /// Older folders of gateways.
     copies: Vec<Option<PathBuf>>,
-    /// Some gateway went on with one of them.
-    folder_restored: bool,
+    /// Ids of gateways whose folder was restored from one of them, or copied to another machine: only they may pass for copies.
+    copied: Copied,
     /// So do some of its faults.
     lasts_hours: bool,
     /// Visits may have expired, or been kept too long: one may be split.
@@ -180,11 +185,11 @@ async fn simulate(plan: Plan) -> Report {
     let world = World::new(NOON_MS + random.random_range(0..24 * 60) * MINUTE_MS);
     let redis = Arc::new(Mutex::new(Redis::new(plan.rules)));
     let books = Arc::new(MemoryBooks::new(world.clone(), random.random(), plan.rules));
-    let networks: Vec<_> = (0..2 + GATEWAYS).map(|_| Network::new(random.random())).collect();
+    let networks: Vec<_> = (0..2 + MACHINES).map(|_| Network::new(random.random())).collect();
     let central = Arc::new(Process::new(books.clone(), redis.clone(), plan.rules));
     central.start();
     let noted = Noted::default();
-    let doors = Doors::new(GATEWAYS, networks[0].clone(), plan.rules);
+    let doors = Doors::new(MACHINES, networks[0].clone(), plan.rules);
     let policy = *[WhenRedisIsAway::Refuse, WhenRedisIsAway::StoreAndForward].choose(&mut random).expect("two");
     let folders = tempfile::Builder::new().prefix("simulation-").tempdir_in(memory_folder()).expect("a folder");
     let mut simulation = Simulation {
@@ -197,11 +202,11 @@ async fn simulate(plan: Plan) -> Report {
         networks,
         weather: Weather::default(),
         folders,
-        gateways: (0..GATEWAYS).map(|_| None).collect(),
-        back: vec![Instant::now(); GATEWAYS],
+        gateways: (0..MACHINES).map(|_| None).collect(),
+        back: vec![Instant::now(); MACHINES],
         policy,
-        copies: vec![None; GATEWAYS],
-        folder_restored: false,
+        copies: vec![None; MACHINES],
+        copied: Copied::default(),
         lasts_hours: false,
         clocks_jumped: false,
         leaders: Vec::new(),
@@ -220,7 +225,7 @@ async fn simulate(plan: Plan) -> Report {
         devices.push(AbortOnDropHandle::new(tokio::spawn(device.run())));
     }
 
-    let faults = simulation.chaos(lasts).await;
+    let faults = simulation.chaos(lasts, plan.only).await;
     noted.heal();
     simulation.heal();
     let healing = Instant::now();
@@ -230,7 +235,7 @@ async fn simulate(plan: Plan) -> Report {
         sleep(Duration::from_secs(5)).await;
         simulation.tend();
         let shipped = simulation.gateways.iter().flatten().all(|gateway| gateway.seen.is_shipped());
-        let all_up = simulation.gateways.iter().all(Option::is_some);
+        let all_up = simulation.machines().all(|number| simulation.gateways[number].is_some());
         calm = if noted.is_settled() && shipped && all_up { calm + 1 } else { 0 };
     }
     let mut wrong = std::mem::take(&mut simulation.alarms);
@@ -267,17 +272,22 @@ impl Simulation {
             self.leaders.clear();
             self.lead();
         }
-        for number in 0..GATEWAYS {
+        for number in self.machines() {
             if self.gateways[number].as_ref().is_some_and(|gateway| gateway.task.is_finished())
                 && let Some(ended) = self.gateways[number].take()
             {
+                ended.killed.cancel(); // its sessions end with it
                 self.doors.set(number, None);
                 let why = futures_util::FutureExt::now_or_never(ended.task);
                 self.trace(&format!("gateway {number} has ended: {why:?}"));
                 if let Some(Ok(Err(why))) = why {
-                    // Of a folder that is older than its gateway nothing else is to be expected.
-                    let another = why.contains("another process counts") && !self.folder_restored;
-                    if another || ["begins at", "panic", "damaged"].iter().any(|alarm| why.contains(alarm)) {
+                    let id = ended.seen.id().unwrap_or_default();
+                    let another = why.contains("another process counts") && !self.copied.contains(&id);
+                    if another
+                        || ["begins at", "panic", "damaged", "passes for a copy"]
+                            .iter()
+                            .any(|alarm| why.contains(alarm))
+                    {
                         self.alarms.push(why);
                     } else if why.contains("was retired") {
                         let _ = std::fs::remove_dir_all(self.folder(number));
@@ -293,7 +303,7 @@ impl Simulation {
 
     fn heal(&mut self) {
         self.trace("healing");
-        self.weather = Weather { delay_ms: 5, loss: 0.0 };
+        self.weather = Weather { delay_ms: 5, ..Weather::default() };
         for network in &self.networks {
             network.set(self.weather);
             network.end_silence();
@@ -304,13 +314,18 @@ impl Simulation {
         self.books.fail(0.0);
         self.world.set_redis_ahead(0);
         self.world.set_region_ahead(0);
-        self.back = vec![Instant::now(); GATEWAYS];
+        self.back = vec![Instant::now(); MACHINES];
         self.leaders.clear();
         self.tend();
     }
 
     fn redis(&self) -> std::sync::MutexGuard<'_, Redis> {
         self.redis.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where gateways run.
+    fn machines(&self) -> std::ops::Range<usize> {
+        if self.folder(GATEWAYS).is_dir() { 0..MACHINES } else { 0..GATEWAYS }
     }
 
     fn folder(&self, gateway: usize) -> PathBuf {
@@ -337,6 +352,7 @@ impl Simulation {
             world: self.world.clone(),
             ahead_ms,
             policy: self.policy,
+            copied: self.copied.clone(),
             rules: self.rules,
         };
         let (seen, killed) = (Seen::default(), CancellationToken::new());

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use simulation::alone::{self, Outcome};
-use simulation::rules::{Kept, RULES};
+use simulation::rules::{Control, RULES};
 use simulation::run::{Plan, run};
 
 /// `SIMULATION_SEEDS` of them, or as many as take some minutes.
@@ -13,7 +13,7 @@ fn every_seed_is_exact() {
     let seeds = std::env::var("SIMULATION_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(200);
     let counted = AtomicU64::new(0);
     each(seeds, |seed| {
-        let report = run(Plan { seed, rules: Kept::default() });
+        let report = run(Plan { seed, ..Plan::default() });
         let wrong = report.wrong;
         assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}\nreplay it: cargo run -p simulation -- --seed {seed}");
         counted.fetch_add(report.counted, Ordering::Relaxed);
@@ -27,22 +27,22 @@ fn every_seed_is_exact() {
 fn without_any_rule_that_is_needed_its_seed_fails() {
     each(RULES.len() as u64, |number| {
         let rule = &RULES[number as usize];
-        let Some((seed, sign)) = rule.control() else { return };
-        let failed = alone(seed, Some(rule.name));
+        let Some(Control { seed, only, sign }) = rule.control() else { return };
+        let failed = alone(seed, only, Some(rule.name));
         assert!(failed.complaint(sign).is_some(), "without {}, seed {seed}: {}", rule.name, failed.report);
         // And nothing else of it is wrong.
-        let whole = alone(seed, None);
+        let whole = alone(seed, only, None);
         assert!(whole.exact, "seed {seed}: {}", whole.report);
     });
 }
 
 #[test]
 fn a_seed_is_the_same_run_in_every_process() {
-    assert_eq!(alone(3, None), alone(3, None));
+    assert_eq!(alone(3, None, None), alone(3, None, None));
 }
 
-fn alone(seed: u64, without: Option<&str>) -> Outcome {
-    alone::run(Path::new(env!("CARGO_BIN_EXE_simulation")), seed, without).expect("the simulation is built")
+fn alone(seed: u64, only: Option<&str>, without: Option<&str>) -> Outcome {
+    alone::run(Path::new(env!("CARGO_BIN_EXE_simulation")), seed, only, without).expect("the simulation is built")
 }
 
 /// Numbers below `end`, two at a time.

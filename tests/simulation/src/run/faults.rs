@@ -1,5 +1,6 @@
 //! What a run does to its processes, their disks, their network and their clocks.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -11,10 +12,12 @@ use super::{GATEWAYS, Lasts, MINUTE_MS, Simulation};
 use crate::disk;
 use crate::gateway as process;
 use crate::network::Weather;
+use gateway::capacity::WhenRedisIsAway;
 
 /// `ValueEnum` lists them.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Fault {
+pub enum Fault {
+    /// `kill -9`.
     KillGateway,
     /// Its machine loses power: what was not flushed is gone.
     LosePower,
@@ -22,33 +25,84 @@ enum Fault {
     SilenceGateway,
     /// Nor do gateways and central each other.
     SilenceCentral,
+    /// Emptied, or as it was before.
     LoseFolder,
+    /// To another machine, where a gateway starts with it beside the first one.
+    CopyFolder,
     /// To a state since its last barrier.
     RollRedisBack,
     /// From a backup that is older.
     RestoreRedis,
+    /// With its disk.
     LoseRedis,
+    /// Beside the one that leads, or in its place.
     AnotherAggregator,
     /// The aggregator stands still for a while and goes on, perhaps after another one took over.
     PauseAggregator,
+    /// `kill -9`.
     KillCentral,
+    /// By a day, or a little.
     MoveRedisClock,
-    /// Of all machines of the region, into the past: gateways that start meanwhile know no better.
+    /// Of all machines of the region: gateways that start meanwhile know no better.
     MoveRegionClock,
+}
+
+impl Fault {
+    fn is_of_a_gateway(self) -> bool {
+        matches!(self, Self::KillGateway | Self::LosePower | Self::SilenceGateway | Self::LoseFolder)
+    }
+
+    fn is_of_redis(self) -> bool {
+        matches!(self, Self::RollRedisBack | Self::RestoreRedis | Self::LoseRedis)
+    }
+}
+
+/// The faults that a run has, if it has not those of its seed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Only(u32);
+
+impl Only {
+    /// Beside faults: very many messages to central come late.
+    const LATE: &str = "late-messages";
+    const LATE_BIT: u32 = 1 << 31;
+
+    /// Those of these names, with commas in between.
+    pub fn of(names: &str) -> Result<Self, String> {
+        let bit = |name| match name {
+            Self::LATE => Ok(Self::LATE_BIT),
+            fault => Fault::from_str(fault, false).map(|fault| 1 << fault as u32),
+        };
+        let bits: Result<Vec<u32>, _> = names.split(',').map(bit).collect();
+        bits.map(|bits| Self(bits.into_iter().fold(0, |all, bit| all | bit))).map_err(|error| {
+            let all = Fault::value_variants().iter().filter_map(Fault::to_possible_value);
+            let all: Vec<_> = all.map(|fault| fault.get_name().to_owned()).collect();
+            format!("{error}; there are {}, and {}", all.join(", "), Self::LATE)
+        })
+    }
+
+    fn weight(self, fault: Fault, by_seed: u32) -> u32 {
+        if self.0 == 0 { by_seed } else { self.0 >> fault as u32 & 1 }
+    }
+
+    fn late(self, by_seed: f64) -> f64 {
+        if self.0 & Self::LATE_BIT == 0 { by_seed } else { 0.2 }
+    }
 }
 
 impl Simulation {
     /// Faults, for as long as the run lasts; how many.
-    pub(super) async fn chaos(&mut self, lasts: &Lasts) -> u64 {
+    pub(super) async fn chaos(&mut self, lasts: &Lasts, only: Only) -> u64 {
         let ends = Instant::now() + Duration::from_millis(lasts.minutes * MINUTE_MS);
         let delay_ms = *[20, 300, 3000].choose(&mut self.random).expect("three");
         let loss = *[0.0, 0.002, 0.02].choose(&mut self.random).expect("three");
-        self.weather = Weather { delay_ms, loss };
+        let late = *[0.0, 0.01, 0.05].choose(&mut self.random).expect("three");
+        self.weather = Weather { delay_ms, loss, late: only.late(late) };
         self.networks.iter().chain(self.leaders.iter().map(|it| &it.network)).for_each(|it| it.set(self.weather));
         self.books.fail(*[0.0, 0.05, 0.3].choose(&mut self.random).expect("three"));
         // Each seed has faults of its own.
         let weigh = |fault| (fault, *[0, 1, 3].choose(&mut self.random).expect("three"));
-        let weighed: Vec<(&Fault, u32)> = Fault::value_variants().iter().map(weigh).collect();
+        let mut weighed: Vec<(&Fault, u32)> = Fault::value_variants().iter().map(weigh).collect();
+        weighed.iter_mut().for_each(|(fault, weight)| *weight = only.weight(**fault, *weight));
         let pause_ms = *lasts.pauses_ms.choose(&mut self.random).expect("some");
         let mut faults = 0;
         while Instant::now() < ends {
@@ -66,12 +120,16 @@ impl Simulation {
     }
 
     fn inflict(&mut self, fault: Fault, lasts: &Lasts) {
-        let gateway = self.random.random_range(0..GATEWAYS);
+        let gateway = self.random.random_range(self.machines());
         let mut most_s = 90;
         if self.lasts_hours && self.random.random_bool(0.2) {
             most_s = lasts.minutes * 60 * 4 / 5; // long enough for bitmaps to go and logs to be trimmed
         }
         let for_a_while = Duration::from_secs(self.random.random_range(1..most_s));
+        let twins = self.twins();
+        if fault.is_of_redis() && !twins.is_empty() || fault.is_of_a_gateway() && twins.contains(&gateway) {
+            return; // two copies meet while both run and Redis loses nothing: more is not promised
+        }
         match fault {
             Fault::KillGateway => self.kill(gateway, for_a_while),
             Fault::LosePower => {
@@ -85,6 +143,7 @@ impl Simulation {
             Fault::SilenceGateway => self.networks[2 + gateway].silence(for_a_while),
             Fault::SilenceCentral => self.networks[1].silence(for_a_while),
             Fault::LoseFolder => self.lose_folder(gateway),
+            Fault::CopyFolder => self.twin(gateway),
             Fault::RollRedisBack => {
                 let history = self.redis().history().to_vec();
                 let state = history.choose(&mut self.random).cloned();
@@ -126,7 +185,9 @@ impl Simulation {
                 self.clocks_jumped |= ahead_ms.abs() > MINUTE_MS as i64;
             }
             Fault::MoveRegionClock => {
-                let ahead_ms = *[0, 0, -3 * 3_600_000, -86_400_000].choose(&mut self.random).expect("four");
+                // Forward by so much, the acceptance of everything is over.
+                let hours = [0, 0, -24, -3, 3, 30].choose(&mut self.random).expect("six");
+                let ahead_ms = hours * 60 * MINUTE_MS as i64;
                 self.trace(&format!("the clocks of the region are {ahead_ms} ms ahead"));
                 self.world.set_region_ahead(ahead_ms);
                 self.clocks_jumped |= ahead_ms != 0;
@@ -146,16 +207,19 @@ impl Simulation {
         let folder = self.folder(number);
         let _ =
             std::fs::rename(&folder, self.folders.path().join(format!("lost-{number}-{}", self.world.elapsed_ms())));
-        match (self.copies[number].take(), id) {
+        // What runs on another machine is no gateway that is lost.
+        let run: Vec<_> = self.machines().map(|other| id_of(&self.folder(other))).collect();
+        let copy = self.copies[number].take().filter(|copy| !run.contains(&id_of(copy)));
+        match (copy, id) {
             (Some(copy), id) => {
                 self.trace(&format!("gateway {number} has its folder from an older copy"));
                 // The copy may be of a gateway before this one, which then is lost and never comes back by itself.
-                let of_copy = std::fs::read_to_string(copy.join("id")).unwrap_or_default();
-                if let Some(lost) = id.filter(|id| !of_copy.starts_with(&id.to_string())) {
+                let of_copy = id_of(&copy).unwrap_or_default();
+                if let Some(lost) = id.filter(|id| *id != of_copy) {
                     self.trace(&format!("{lost} is retired"));
                     self.books.retire(&lost);
                 }
-                self.folder_restored = true;
+                self.copied.insert(&of_copy);
                 let _ = std::fs::rename(copy, folder);
             }
             (None, Some(id)) if !self.rules.holds("4-id") => {
@@ -170,6 +234,31 @@ impl Simulation {
         }
     }
 
+    /// Where the log alone is answered for, what a copy logged under the numbers of the other one may be lost.
+    fn twin(&mut self, number: usize) {
+        let there = self.folder(GATEWAYS);
+        let possible = self.redis().counts() && self.folder(number).is_dir() && !there.is_dir();
+        if !possible || self.policy == WhenRedisIsAway::StoreAndForward {
+            return;
+        }
+        self.kill(number, Duration::ZERO);
+        self.trace(&format!("the folder of gateway {number} is copied, and both start"));
+        self.back[number] = Instant::now();
+        if process::copy_folder(&self.folder(number), &there).is_ok() {
+            self.copied.insert(&id_of(&there).unwrap_or_default());
+            self.networks[2 + number].end_silence();
+            self.networks[2 + GATEWAYS].end_silence();
+        }
+    }
+
+    /// Machines whose folders have one id.
+    fn twins(&self) -> Vec<usize> {
+        let ids: Vec<_> = self.machines().map(|number| id_of(&self.folder(number))).collect();
+        let is_twin =
+            |number: &usize| ids[*number].is_some() && ids.iter().filter(|id| **id == ids[*number]).count() > 1;
+        self.machines().filter(is_twin).collect()
+    }
+
     fn copy_folder(&mut self, number: usize) {
         if self.gateways[number].is_none() && self.folder(number).is_dir() {
             let copy = self.folders.path().join(format!("copy-{number}-{}", self.world.elapsed_ms()));
@@ -178,4 +267,9 @@ impl Simulation {
             }
         }
     }
+}
+
+/// Whose folder it is.
+fn id_of(folder: &Path) -> Option<String> {
+    std::fs::read_to_string(folder.join("id")).ok()?.lines().next().map(str::to_owned)
 }
