@@ -6,16 +6,17 @@ mod switch {
     use std::cell::Cell;
 
     thread_local! {
-        static LEFT_OUT: Cell<Option<&'static str>> = const { Cell::new(None) };
+        static LEFT_OUT: Cell<[Option<&'static str>; 2]> = const { Cell::new([None; 2]) };
     }
 
-    /// From now on this thread's gateways do without the rule.
+    /// From now on this thread's gateways do without the rule, and without the one that was left out before it.
     pub fn leave_out(rule: &'static str) {
-        LEFT_OUT.set(Some(rule));
+        let [_, before] = LEFT_OUT.get();
+        LEFT_OUT.set([before, Some(rule)]);
     }
 
     pub(crate) fn keeps(rule: &str) -> bool {
-        LEFT_OUT.get() != Some(rule)
+        !LEFT_OUT.get().contains(&Some(rule))
     }
 }
 

@@ -12,6 +12,7 @@ use proto::uplink::{Outcome, Outcomes, Progress};
 use regional_redis::{Lsn, Shard};
 use uuid::Uuid;
 
+use crate::controls;
 use crate::folder::write_durably;
 use crate::log::{Allowed, LogError};
 use crate::outcomes::{Decided, OutcomeLog, clip, decided};
@@ -279,7 +280,9 @@ impl State {
             return Ok(());
         }
         // First what says that rows were shipped: the other way round a crash would leave new outcomes that pass for shipped.
-        self.raw = RawPosition { generation: self.raw.generation + 1, acked: self.raw.acked.min(last) };
+        if controls::keeps("8-again") {
+            self.raw = RawPosition { generation: self.raw.generation + 1, acked: self.raw.acked.min(last) };
+        }
         self.durable = self.durable.min(last);
         self.keep()?;
         self.outcomes.void_above(last)

@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use crate::rules::{Control, Rule};
+
 /// What came of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -29,9 +31,36 @@ pub fn run(program: &Path, seed: u64, only: Option<&str>, without: Option<&str>)
     Ok(Outcome { exact: output.status.success(), report })
 }
 
+/// What came of a rule's control.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The complaint that it must have.
+    pub seen: Option<String>,
+    /// The run without the rule, or without the rules.
+    pub failed: Outcome,
+    /// Runs that must be exact, and are not.
+    pub wrong: Vec<Outcome>,
+}
+
+/// Runs a rule's control, and the same run with what makes it exact; `None` if the rule has no control.
+pub fn control(program: &Path, rule: &Rule) -> io::Result<Option<Verdict>> {
+    let Some(Control { seed, only, beside, sign }) = rule.control() else { return Ok(None) };
+    let run = |without: Option<&str>| run(program, seed, only, without);
+    let failed = run(Some(&beside.map_or(rule.name.to_owned(), |other| format!("{},{other}", rule.name))))?;
+    let exact = match beside {
+        None => vec![None],
+        Some(other) => vec![None, Some(rule.name), Some(other)],
+    };
+    let mut wrong = Vec::new();
+    for without in exact {
+        wrong.extend(Some(run(without)?).filter(|outcome| !outcome.exact));
+    }
+    Ok(Some(Verdict { seen: failed.complaint(sign).map(str::to_owned), failed, wrong }))
+}
+
 impl Outcome {
     /// A complaint that begins so.
-    pub fn complaint(&self, sign: &str) -> Option<&str> {
+    fn complaint(&self, sign: &str) -> Option<&str> {
         let begins = format!("\"{sign}");
         self.report.lines().map(str::trim).find(|line| line.starts_with(&begins))
     }

@@ -39,6 +39,8 @@ const MACHINES: usize = GATEWAYS + 1;
 /// At once, paused ones among them.
 const AGGREGATORS_MAX: usize = 4;
 const DEVICES: u64 = 6;
+/// Rules that only the gateway itself can leave out.
+const GATEWAYS_OWN: [&str; 5] = ["1-void", "2-fold", "4-copy", "4-emptied", "8-again"];
 
 /// How long a run has faults, and what its pages and faults do meanwhile.
 struct Lasts {
@@ -118,7 +120,7 @@ pub fn warm_up() {
 fn on_a_thread(plan: Plan) -> Report {
     let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(move || {
         crate::entropy::seed(plan.seed);
-        for rule in ["1-void", "2-fold", "4-copy"].into_iter().filter(|rule| !plan.rules.holds(rule)) {
+        for rule in GATEWAYS_OWN.into_iter().filter(|rule| !plan.rules.holds(rule)) {
             gateway::controls::leave_out(rule);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -332,9 +334,8 @@ impl Simulation {
         self.folders.path().join(format!("gateway-{gateway}"))
     }
 
-    fn server(&self, network: &Network) -> regional_redis::Server {
-        let server = Server::new(self.redis.clone(), network.clone());
-        regional_redis::Server::Other(Arc::new(server.with_time(self.world.clone())))
+    fn server(&self, network: &Network) -> Server {
+        Server::new(self.redis.clone(), network.clone()).with_time(self.world.clone())
     }
 
     fn uplink(&self, network: &Network) -> Arc<Uplink> {
@@ -346,7 +347,9 @@ impl Simulation {
         let with = Surroundings {
             number,
             folder: self.folder(number),
-            redis: self.server(&self.networks[2 + number]),
+            redis: regional_redis::Server::Other(Arc::new(
+                self.server(&self.networks[2 + number]).with_connections_that_survive(!self.rules.holds("4-anew")),
+            )),
             dial: self.uplink(&self.networks[1]),
             doors: self.doors.clone(),
             world: self.world.clone(),
@@ -382,7 +385,7 @@ impl Simulation {
         let config = aggregator::Config { region: REGION.into(), ..aggregator::Config::default() };
         let leader = Leader {
             config,
-            server: self.server(&network),
+            server: regional_redis::Server::Other(Arc::new(self.server(&network))),
             central: Central::new(self.uplink(&network)),
             metrics: aggregator::Metrics::new(&mut Registry::default()),
             readiness: Readiness::default(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use simulation::alone::{self, Outcome};
-use simulation::rules::{Control, RULES};
+use simulation::rules::RULES;
 use simulation::run::{Plan, run};
 
 /// `SIMULATION_SEEDS` of them, or as many as take some minutes.
@@ -27,22 +27,20 @@ fn every_seed_is_exact() {
 fn without_any_rule_that_is_needed_its_seed_fails() {
     each(RULES.len() as u64, |number| {
         let rule = &RULES[number as usize];
-        let Some(Control { seed, only, sign }) = rule.control() else { return };
-        let failed = alone(seed, only, Some(rule.name));
-        assert!(failed.complaint(sign).is_some(), "without {}, seed {seed}: {}", rule.name, failed.report);
-        // And nothing else of it is wrong.
-        let whole = alone(seed, only, None);
-        assert!(whole.exact, "seed {seed}: {}", whole.report);
+        let program = Path::new(env!("CARGO_BIN_EXE_simulation"));
+        let Some(verdict) = alone::control(program, rule).expect("the simulation is built") else { return };
+        assert!(verdict.seen.is_some(), "without {}: {}", rule.name, verdict.failed.report);
+        assert!(verdict.wrong.is_empty(), "with {}: {:#?}", rule.name, verdict.wrong);
     });
 }
 
 #[test]
 fn a_seed_is_the_same_run_in_every_process() {
-    assert_eq!(alone(3, None, None), alone(3, None, None));
+    assert_eq!(alone(3), alone(3));
 }
 
-fn alone(seed: u64, only: Option<&str>, without: Option<&str>) -> Outcome {
-    alone::run(Path::new(env!("CARGO_BIN_EXE_simulation")), seed, only, without).expect("the simulation is built")
+fn alone(seed: u64) -> Outcome {
+    alone::run(Path::new(env!("CARGO_BIN_EXE_simulation")), seed, None, None).expect("the simulation is built")
 }
 
 /// Numbers below `end`, two at a time.

@@ -27,8 +27,8 @@ impl Without {
 
     pub(super) fn to_central(&self, mut frame: RegionFrame) -> RegionFrame {
         let (epoch, term, next) = self.books.kept().standing();
-        let epoch = (!self.rules.holds("7-epoch") || !self.rules.holds("7-both")).then_some(epoch);
-        let term = (!self.rules.holds("7-term") || !self.rules.holds("7-both")).then_some(term);
+        let epoch = (!self.rules.holds("7-epoch")).then_some(epoch);
+        let term = (!self.rules.holds("7-term")).then_some(term);
         let next = (!self.rules.holds("7-manifest")).then_some(next);
         match &mut frame.frame {
             Some(ToCentral::Flush(chunk)) => {

@@ -24,17 +24,24 @@ pub struct Server {
     redis: Arc<Mutex<Redis>>,
     network: Network,
     world: Option<World>,
+    /// Its connections lead to the next process too, and nobody notices.
+    survives: bool,
 }
 
 impl Server {
     /// Over this network. Its time stands still.
     pub fn new(redis: Arc<Mutex<Redis>>, network: Network) -> Self {
-        Self { redis, network, world: None }
+        Self { redis, network, world: None, survives: false }
     }
 
     /// Its time is the world's.
     pub fn with_time(self, world: World) -> Self {
         Self { world: Some(world), ..self }
+    }
+
+    /// Whether its connections outlive a process.
+    pub fn with_connections_that_survive(self, survives: bool) -> Self {
+        Self { survives, ..self }
     }
 
     fn redis(&self) -> MutexGuard<'_, Redis> {
@@ -131,11 +138,12 @@ impl Line {
         if let Some(world) = &self.server.world {
             redis.set_time(world.redis_ms());
         }
-        if redis.run != self.run {
+        let gone = redis.run != self.run && !self.server.survives;
+        if gone {
             self.broken.store(true, Ordering::Relaxed);
         }
         // What was sent before a connection broke at the other end may still arrive; a process that is gone takes nothing.
-        if redis.run != self.run || fate == Fate::Lost {
+        if gone || fate == Fate::Lost {
             return Err(broken("reset"));
         }
         let replies = commands.iter().map(|command| redis.execute(command)).collect();
