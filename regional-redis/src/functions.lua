@@ -314,7 +314,8 @@ local function apply(_, argv)
 end
 
 -- register: shard, gateway, incarnation, epoch:run -> OK, floor of its clock, applied LSN, incarnation that applied it, or '' |
--- REBUILD, floor | REBUILDING | RETIRED | WAIT. REBUILDING: others are waited for, and nothing is written. A barrier follows before the answer is used.
+-- REBUILD, floor | REBUILDING | RETIRED | WAIT. REBUILDING: others are waited for, and nothing is written. A barrier follows
+-- before the answer is used.
 local function register(_, argv)
   local p, gw = '{' .. argv[1] .. '}:', argv[2]
   if redis.call('GET', p .. 'e') ~= argv[4] then return {'WAIT'} end
