@@ -100,9 +100,8 @@ impl Simulation {
         self.networks.iter().chain(self.leaders.iter().map(|it| &it.network)).for_each(|it| it.set(self.weather));
         self.books.fail(*[0.0, 0.05, 0.3].choose(&mut self.random).expect("three"));
         // Each seed has faults of its own.
-        let weigh = |fault| (fault, *[0, 1, 3].choose(&mut self.random).expect("three"));
-        let mut weighed: Vec<(&Fault, u32)> = Fault::value_variants().iter().map(weigh).collect();
-        weighed.iter_mut().for_each(|(fault, weight)| *weight = only.weight(**fault, *weight));
+        let mut weigh = |fault| only.weight(fault, *[0, 1, 3].choose(&mut self.random).expect("three"));
+        let weighed: Vec<_> = Fault::value_variants().iter().map(|fault| (*fault, weigh(*fault))).collect();
         let pause_ms = *lasts.pauses_ms.choose(&mut self.random).expect("some");
         let mut faults = 0;
         while Instant::now() < ends {
@@ -113,13 +112,13 @@ impl Simulation {
                 self.redis_backup = Some(durable);
             }
             let Ok((fault, _)) = weighed.choose_weighted(&mut self.random, |(_, weight)| *weight) else { continue };
-            faults += 1;
-            self.inflict(**fault, lasts);
+            faults += u64::from(self.inflict(*fault, lasts));
         }
         faults
     }
 
-    fn inflict(&mut self, fault: Fault, lasts: &Lasts) {
+    /// False: it is not inflicted now.
+    fn inflict(&mut self, fault: Fault, lasts: &Lasts) -> bool {
         let gateway = self.random.random_range(self.machines());
         let mut most_s = 90;
         if self.lasts_hours && self.random.random_bool(0.2) {
@@ -128,7 +127,7 @@ impl Simulation {
         let for_a_while = Duration::from_secs(self.random.random_range(1..most_s));
         let twins = self.twins();
         if fault.is_of_redis() && !twins.is_empty() || fault.is_of_a_gateway() && twins.contains(&gateway) {
-            return; // two copies meet while both run and Redis loses nothing: more is not promised
+            return false; // two copies meet while both run and Redis loses nothing: more is not promised
         }
         match fault {
             Fault::KillGateway => self.kill(gateway, for_a_while),
@@ -193,6 +192,7 @@ impl Simulation {
                 self.clocks_jumped |= ahead_ms != 0;
             }
         }
+        true
     }
 
     /// Emptied, or as an older copy has it. Nothing is promised for what had not left it.
