@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn known(lsn: u64) -> Vec<GatewayPosition> {
-        vec![GatewayPosition { gateway: "g".into(), lsn }]
+        vec![GatewayPosition { gateway: "g".into(), lsn, ..Default::default() }]
     }
 
     /// Flushes 0 to 4 are accepted, 5 is open, and gateway g stands at 100, of which 90 are accepted.

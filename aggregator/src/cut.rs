@@ -161,5 +161,10 @@ pub fn leads(still: bool) -> Result<(), Interrupted> {
 }
 
 fn positions(cut: &Cut) -> Vec<GatewayPosition> {
-    cut.vector.iter().map(|(gateway, lsn)| GatewayPosition { gateway: gateway.clone(), lsn: lsn.0 }).collect()
+    let position = |(gateway, lsn): &(String, Lsn)| GatewayPosition {
+        gateway: gateway.clone(),
+        lsn: lsn.0,
+        applied_by: cut.applied_by.get(gateway).cloned().unwrap_or_default(),
+    };
+    cut.vector.iter().map(position).collect()
 }

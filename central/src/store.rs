@@ -78,7 +78,7 @@ pub struct Accepted {
     /// The number of the flush that would be accepted in that epoch; 0 if none ever was.
     pub next_flush: u64,
     /// Of each gateway the highest LSN that an accepted flush covers, whatever its epoch: the first flush of a new epoch
-    /// knows nothing of gateways that were retired. In the order of their ids.
+    /// knows nothing of gateways that were retired; and who applied it, as the last of these flushes says. In the order of their ids.
     pub vector: Vec<GatewayPosition>,
     /// The highest accepted watermark, Unix ms.
     pub watermark_ms: u64,
@@ -105,7 +105,8 @@ impl Accepted {
 
     fn reach(&mut self, position: &GatewayPosition) {
         match self.find(&position.gateway) {
-            Ok(at) => self.vector[at].lsn = self.vector[at].lsn.max(position.lsn),
+            Ok(at) if self.vector[at].lsn > position.lsn => {}
+            Ok(at) => self.vector[at] = position.clone(),
             Err(at) => self.vector.insert(at, position.clone()),
         }
     }

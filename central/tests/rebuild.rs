@@ -49,7 +49,9 @@ async fn a_lost_redis_is_rebuilt_from_what_was_accepted() {
     let _second = enters(&central, SECOND, GATEWAY).await;
     assert!(gateway.refusal().await.contains("was retired"));
 
-    let vector = [GATEWAY, SECOND].map(|gateway| GatewayPosition { gateway: gateway.to_owned(), lsn: 9 }).to_vec();
+    let vector = [GATEWAY, SECOND]
+        .map(|gateway| GatewayPosition { gateway: gateway.to_owned(), lsn: 9, ..Default::default() })
+        .to_vec();
     let durable = Durable { shard: 0, epoch: 1, term: leadership.term, open_flush: 1, vector };
     let central_frame::Frame::DurableAck(ack) = leader.ask(Frame::Durable(durable)).await else { panic!("no ack") };
     assert_eq!((ack.open_flush, ack.retired), (1, vec![GATEWAY.to_owned()]));
@@ -90,7 +92,7 @@ async fn a_lost_redis_is_rebuilt_from_what_was_accepted() {
     let central = Running::start(folder.path()).await;
     let (_, leadership) = central.aggregator().await;
     assert_eq!((leadership.epoch, leadership.next_flush, leadership.watermark_ms), (2, 1, cut_ms + 1));
-    assert_eq!(leadership.accepted, [GatewayPosition { gateway: THIRD.to_owned(), lsn: 1 }]);
+    assert_eq!(leadership.accepted, [GatewayPosition { gateway: THIRD.to_owned(), lsn: 1, ..Default::default() }]);
     central.stop().await;
 }
 
@@ -156,7 +158,7 @@ fn now_ms() -> u64 {
 }
 
 fn of(epoch: u64, accepted: u64, watermark_ms: u64) -> Progress {
-    Progress { shard: 0, epoch, accepted, watermark_ms }
+    Progress { shard: 0, epoch, accepted, watermark_ms, ..Default::default() }
 }
 
 /// The only part of a restore that has nothing in it.
@@ -203,7 +205,7 @@ fn whole(epoch: u64, term: u64, n: u64, rows: FlushRows, lsn: u64, cut_ms: u64) 
 fn whole_of(gateway: &str, epoch: u64, term: u64, n: u64, rows: FlushRows, lsn: u64, cut_ms: u64) -> Vec<FlushChunk> {
     let count = rows.visits.len() + rows.outcomes.len();
     let rows = rows.encode_to_vec();
-    let vector = vec![GatewayPosition { gateway: gateway.to_owned(), lsn }];
+    let vector = vec![GatewayPosition { gateway: gateway.to_owned(), lsn, ..Default::default() }];
     let crc32c = crc32c::crc32c(&rows);
     let end = FlushEnd { chunks: 1, rows: count as u64, crc32c, vector, watermark_ms: cut_ms, cut_ms };
     let id = FlushId { region: "local".to_owned(), shard: 0, epoch, n };

@@ -27,7 +27,7 @@ async fn open(path: &Path) -> Store {
 /// Flush n: 10 minutes with 1 pageview and 2 events each, and the newest state of one visit.
 fn flush(n: u64) -> Flush {
     let id = FlushId { region: "eu".to_owned(), shard: 1, epoch: 7, n };
-    let vector = vec![GatewayPosition { gateway: "b2e1".to_owned(), lsn: n + 100 }];
+    let vector = vec![GatewayPosition { gateway: "b2e1".to_owned(), lsn: n + 100, ..Default::default() }];
     Flush { id, term: 2, rows: rows(n).into(), vector, watermark_ms: 1_000 + n, cut_ms: CUT_MS }
 }
 

@@ -33,8 +33,8 @@ async fn a_flush_counts_once_and_survives_a_restart() {
     // Another leader. The first one's flush is refused though it is the one that is due.
     let (mut second, leadership) = central.aggregator().await;
     assert_eq!((leadership.term, leadership.next_flush, leadership.open_flush), (2, 1, 3));
-    assert_eq!(leadership.accepted, [GatewayPosition { gateway: GATEWAY.to_owned(), lsn: 100 }]);
-    assert_eq!(leadership.durable, [GatewayPosition { gateway: GATEWAY.to_owned(), lsn: 90 }]);
+    assert_eq!(leadership.accepted, [GatewayPosition { gateway: GATEWAY.to_owned(), lsn: 100, ..Default::default() }]);
+    assert_eq!(leadership.durable, [GatewayPosition { gateway: GATEWAY.to_owned(), lsn: 90, ..Default::default() }]);
     assert_eq!(leadership.watermark_ms, 1_000);
     let refusal = first.refused(flush(1, 1, 1, rows())).await;
     assert!(refusal.contains("another aggregator leads"), "{refusal}");
@@ -153,7 +153,8 @@ async fn a_gateway_is_told_of_every_change() {
     assert_eq!(told.salts.len(), 5);
     assert!(told.salts.iter().all(|salt| salt.key.len() == 16));
     assert_eq!(told.known, [ShardLsn { shard: 0, lsn: 120 }]);
-    let progress = |epoch, accepted, watermark_ms| Progress { shard: 0, epoch, accepted, watermark_ms };
+    let progress =
+        |epoch, accepted, watermark_ms| Progress { shard: 0, epoch, accepted, watermark_ms, ..Default::default() };
     assert_eq!(self::progress(&mut gateway).await, progress(1, 100, 1_000));
     aggregator.flush(flush(1, leadership.term, 1, vec![])).await;
     assert_eq!(self::progress(&mut gateway).await, progress(1, 101, 1_001));
@@ -200,7 +201,7 @@ async fn until(central: &Running, expected: u64) -> serde_json::Value {
 }
 
 fn durable(epoch: u64, term: u64, open_flush: u64, lsn: u64) -> region_frame::Frame {
-    let vector = vec![GatewayPosition { gateway: GATEWAY.to_owned(), lsn }];
+    let vector = vec![GatewayPosition { gateway: GATEWAY.to_owned(), lsn, ..Default::default() }];
     region_frame::Frame::Durable(Durable { shard: 0, epoch, term, open_flush, vector })
 }
 

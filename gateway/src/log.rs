@@ -18,6 +18,7 @@ use regional_redis::Lsn;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 pub use read::Reader;
+pub(crate) use trim::end_of_acceptance;
 pub use trim::{Allowed, Trimmer};
 pub use write::{Log, Opened};
 

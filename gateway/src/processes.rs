@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::folder::write_durably;
 use crate::log::LogError;
 
-/// Redis names no process that is so many starts old, of those that began to count.
+/// Redis and central name no process that is so many starts old, of those that applied something.
 const KEPT: usize = 1000;
 
 /// Of one log, the running one last.
@@ -38,15 +38,23 @@ impl Processes {
             Err(source) => return Err(LogError::Io { path, source }),
         };
         started.push((Uuid::new_v4(), last));
-        started.drain(..started.len().saturating_sub(KEPT));
         Ok(Self { path, started, written: Mutex::new(false) })
     }
 
-    /// Before Redis can name this process. Durable when it returns; on a full disk it can be tried again.
-    pub fn begin(&self) -> Result<(), LogError> {
+    /// Before Redis can name this process, where it names the `applier` so far, or central does. If there are too many, those between
+    /// the two go first, which applied nothing: a gateway may be restarted without end while nobody visits its sites. Durable when it
+    /// returns; on a full disk it can be tried again.
+    pub fn begin(&self, applier: Option<&str>) -> Result<(), LogError> {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if !*written {
-            let text: String = self.started.iter().map(|(process, last)| format!("{process} {last}\n")).collect();
+            let (mut kept, own) = (self.started.clone(), self.started.len() - 1);
+            let applier = applier.and_then(|applier| self.find(applier)).filter(|at| *at < own);
+            if let Some(at) = applier.filter(|_| kept.len() > KEPT) {
+                kept[own].1 = kept[at + 1].1; // what the forgotten ones logged, this one is to apply
+                kept.drain(at + 1..own);
+            }
+            kept.drain(..kept.len().saturating_sub(KEPT));
+            let text: String = kept.iter().map(|(process, last)| format!("{process} {last}\n")).collect();
             write_durably(&self.path, text.as_bytes())
                 .map_err(|source| LogError::Io { path: self.path.clone(), source })?;
             *written = true;
@@ -63,11 +71,17 @@ impl Processes {
     /// Whether it can be a record of this log that Redis applied last, as that incarnation sent it: by then its process had it.
     pub fn may_have_applied(&self, incarnation: &str, applied: Lsn) -> bool {
         // A version without this file names no process.
-        let Some((process, _)) = incarnation.split_once('/') else { return true };
-        let process = Uuid::try_parse(process).ok();
-        let Some(at) = self.started.iter().position(|(started, _)| Some(*started) == process) else { return false };
+        if !incarnation.contains('/') {
+            return true;
+        }
+        let Some(at) = self.find(incarnation) else { return false };
         // What is behind the start of the next one, that one wrote.
         self.started.get(at + 1).is_none_or(|(_, last)| applied <= *last)
+    }
+
+    fn find(&self, incarnation: &str) -> Option<usize> {
+        let process = Uuid::try_parse(incarnation.split_once('/')?.0).ok()?;
+        self.started.iter().position(|(started, _)| *started == process)
     }
 }
 
@@ -84,12 +98,12 @@ mod tests {
     fn a_copy_knows_the_others_records_up_to_where_they_parted() {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let first = Processes::open(here.path(), Lsn(0)).unwrap();
-        first.begin().unwrap();
-        first.begin().unwrap();
+        first.begin(None).unwrap();
+        first.begin(None).unwrap();
         // Copied while it runs, at record 5; then both go on.
         std::fs::copy(here.path().join("processes"), there.path().join("processes")).unwrap();
         let copy = Processes::open(there.path(), Lsn(5)).unwrap();
-        copy.begin().unwrap();
+        copy.begin(Some(&first.incarnation())).unwrap();
         assert!(copy.may_have_applied(&first.incarnation(), Lsn(5)));
         assert!(!copy.may_have_applied(&first.incarnation(), Lsn(6)));
         assert!(copy.may_have_applied(&copy.incarnation(), Lsn(6)));
@@ -111,10 +125,30 @@ mod tests {
         let line = format!("{} 0\n", Uuid::new_v4());
         std::fs::write(folder.path().join("processes"), line.repeat(KEPT)).unwrap();
         let last = Processes::open(folder.path(), Lsn(1)).unwrap();
-        last.begin().unwrap();
+        last.begin(None).unwrap();
         let text = std::fs::read_to_string(folder.path().join("processes")).unwrap();
         assert_eq!(text.lines().count(), KEPT);
         assert!(!last.may_have_applied(&first.incarnation(), Lsn(0)));
+    }
+
+    #[test]
+    fn who_applied_nothing_is_forgotten_and_who_did_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Processes::open(folder.path(), Lsn(0)).unwrap();
+        first.begin(None).unwrap();
+        let applier = first.incarnation();
+        let mut idle = String::new();
+        for last in [5, 6, 7].into_iter().chain([7; KEPT + 3]) {
+            let restarted = Processes::open(folder.path(), Lsn(last)).unwrap();
+            restarted.begin(Some(&applier)).unwrap();
+            idle = restarted.incarnation();
+        }
+        let next = Processes::open(folder.path(), Lsn(7)).unwrap();
+        assert!(next.may_have_applied(&applier, Lsn(5)));
+        assert!(!next.may_have_applied(&applier, Lsn(6)), "a process after it logged that");
+        assert!(next.may_have_applied(&idle, Lsn(7)));
+        let text = std::fs::read_to_string(folder.path().join("processes")).unwrap();
+        assert!(text.lines().count() <= KEPT, "{text}");
     }
 
     #[test]

@@ -11,7 +11,7 @@
 --   b  gateway -> watermark:LSN                 q  replicas that a barrier waits for
 --   x:<gateway>  last LSN of a call -> its outcomes: {epoch, the call's prev, {LSN, visit id or '', ... of each named batch}}
 --   o  gateway -> last LSN whose outcomes a settled flush carried
---   d:<class>:<hour>  sid -> bits of its seqs   dh  which of these there are     h  deletion horizon, ms
+--   d:<class>:<hour>  sid -> bits of its seqs   dh  which of these there are     h  highest watermark of a cut, ms
 --   vs:<site>:<visitor>  the visits that batches may still join, {when it was touched, state, ...}, the last touched first; or the
 --                        name under which they are, near midnight       ver  version of the newest visit state
 --   the bucket of flush n: w:<n> counters, wt:<n> those of kind total, wu:<n> uniques, wv:<n> newest states of visits;
@@ -443,20 +443,16 @@ local function lowest_watermark(p)
   return mark == math.huge and 0 or mark
 end
 
--- Bitmaps go when no registered gateway can still hold a batch of theirs, just before a cut: so no cut carries a watermark
--- higher than the one the horizon was moved by.
+-- Bitmaps go when no registered gateway can still hold a batch of theirs.
 local function delete_bitmaps(p, mark)
-  local horizon = tonumber(redis.call('GET', p .. 'h') or 0)
   for _, hour in ipairs(redis.call('SMEMBERS', p .. 'dh')) do
     local class, number = string.match(hour, '^(%d):(%d+)$')
     local over = (tonumber(number) + 1) * HOUR_MS + ACCEPT_MS[class]
     if over < mark then
       redis.call('UNLINK', p .. 'd:' .. hour)
       redis.call('SREM', p .. 'dh', hour)
-      horizon = math.max(horizon, over)
     end
   end
-  redis.call('SET', p .. 'h', string.format('%.0f', horizon))
 end
 
 -- What no gateway has logged travels with the flush, once: the outcomes behind the last settled flush.
@@ -472,13 +468,17 @@ local function keep_outcomes(p, n, vector)
 end
 
 local function flush_facts(n, facts)
-  local answer = {'OK', n, facts[1], facts[2]}
-  for _, position in ipairs(facts[3]) do answer[#answer + 1] = position end
+  local answer, vector, appliers, by = {'OK', n, facts[1], facts[2]}, facts[3], facts[4] or {}, {}
+  for i = 1, #appliers, 2 do by[appliers[i]] = appliers[i + 1] end
+  for i = 1, #vector, 2 do
+    for _, field in ipairs({vector[i], vector[i + 1], by[vector[i]] or ''}) do answer[#answer + 1] = field end
+  end
   return answer
 end
 
--- cut: shard, term, epoch:run, now ms -> OK, flush, now of its cut, watermark, gateway, LSN, … One at a time: while a flush
--- is not settled the answer is that flush again. A barrier follows, then its bucket is read. None during a rebuild: REBUILD.
+-- cut: shard, term, epoch:run, now ms -> OK, flush, now of its cut, watermark, gateway, LSN, incarnation that applied it or '', …
+-- One at a time: while a flush is not settled the answer is that flush again. A barrier follows, then its bucket is read. None
+-- during a rebuild: REBUILD.
 local function cut(_, argv)
   local p = '{' .. argv[1] .. '}:'
   local no = deposed(p, argv[2], argv[3])
@@ -488,7 +488,10 @@ local function cut(_, argv)
   if rebuilding(p) then return {'REBUILD'} end                  -- a vector without those who are waited for; bitmaps would go
   local mark, n = lowest_watermark(p), redis.call('GET', p .. 'n') or '0'
   delete_bitmaps(p, mark)
-  local facts = {argv[4], string.format('%.0f', mark), redis.call('HGETALL', p .. 'a')}
+  -- No clock starts below what bits go and logs are trimmed by: a newcomer must not log what they have forgotten.
+  local horizon = tonumber(redis.call('GET', p .. 'h') or 0)
+  if mark > horizon then redis.call('SET', p .. 'h', string.format('%.0f', mark)) end
+  local facts = {argv[4], string.format('%.0f', mark), redis.call('HGETALL', p .. 'a'), redis.call('HGETALL', p .. 'ai')}
   keep_outcomes(p, n, facts[3])
   redis.call('SET', p .. 't', argv[2])
   redis.call('HSET', p .. 'c', n, cmsgpack.pack(facts))

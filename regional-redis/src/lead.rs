@@ -1,5 +1,7 @@
 //! What a shard's leader does: it compares, approves, cuts and settles.
 
+use std::collections::HashMap;
+
 use crate::Lsn;
 use crate::link::{Link, LinkError};
 
@@ -36,6 +38,8 @@ pub struct Cut {
     pub watermark_ms: u64,
     /// Gateway and last applied record.
     pub vector: Vec<(String, Lsn)>,
+    /// Gateway and the incarnation whose call applied it, where that is known.
+    pub applied_by: HashMap<String, String>,
 }
 
 /// Where a Redis stands.
@@ -148,10 +152,16 @@ impl Link {
         match reply.word.as_str() {
             "WAIT" | "FENCED" | "REBUILD" => Ok(None),
             "OK" => {
-                let vector = (3..reply.rest.len()).step_by(2).map(|i| Ok((reply.text(i)?, reply.lsn(i + 1)?)));
-                let vector = vector.collect::<Result<_, LinkError>>()?;
                 let (n, cut_ms, watermark_ms) = (reply.number(0)?, reply.number(1)?, reply.number(2)?);
-                Ok(Some(Cut { n, cut_ms, watermark_ms, vector }))
+                let (mut vector, mut applied_by) = (Vec::new(), HashMap::new());
+                for i in (3..reply.rest.len()).step_by(3) {
+                    let (gateway, by) = (reply.text(i)?, reply.text(i + 2)?);
+                    if !by.is_empty() {
+                        applied_by.insert(gateway.clone(), by);
+                    }
+                    vector.push((gateway, reply.lsn(i + 1)?));
+                }
+                Ok(Some(Cut { n, cut_ms, watermark_ms, vector, applied_by }))
             }
             _ => Err(reply.unknown()),
         }

@@ -217,7 +217,7 @@ impl Conversation {
                 FromRegion::Durable(durable) => {
                     let mut state = self.state.lock().unwrap();
                     state.open_flush = state.open_flush.max(durable.open_flush);
-                    for GatewayPosition { gateway, lsn } in durable.vector {
+                    for GatewayPosition { gateway, lsn, .. } in durable.vector {
                         let known = state.durable.entry(gateway).or_default();
                         *known = lsn.max(*known);
                     }
@@ -286,7 +286,10 @@ impl Conversation {
         state.terms += 1;
         self.term = state.terms;
         let positions = |known: &BTreeMap<String, u64>| {
-            known.iter().map(|(gateway, lsn)| GatewayPosition { gateway: gateway.clone(), lsn: *lsn }).collect()
+            known
+                .iter()
+                .map(|(gateway, lsn)| GatewayPosition { gateway: gateway.clone(), lsn: *lsn, ..Default::default() })
+                .collect()
         };
         Leadership {
             term: self.term,

@@ -74,7 +74,7 @@ impl Store {
             let stamped = (watermark_ms / 1000).saturating_sub((HOUR_MS + ACCEPT_LONG_MS) / 1000).min(u32::MAX.into());
             condition.push(&format!(" AND {over} >= {watermark_ms} AND stamp >= toDateTime({stamped}, 'UTC')"));
             condition.push(" AND (");
-            for (at, GatewayPosition { gateway, lsn }) in gateways.iter().enumerate() {
+            for (at, GatewayPosition { gateway, lsn, .. }) in gateways.iter().enumerate() {
                 condition.push(if at > 0 { " OR " } else { "" }).push(&format!("lsn <= {lsn} AND gateway = "));
                 condition.bind(gateway);
             }

@@ -73,6 +73,7 @@ pub(super) fn statements() -> Vec<String> {
         // What later versions added to tables that a folder may have already.
         add_columns(table::VISITS, &["src UInt16 CODEC(ZSTD(1))", ENTRY_MS, EXIT_MS]),
         add_columns(table::VISITS_STAGED, &[ENTRY_MS, EXIT_MS]),
+        add_columns(table::FLUSHES, &["applied_by Array(String)"]),
     ]
 }
 

@@ -72,7 +72,7 @@ fn child_of() -> Option<PathBuf> {
 }
 
 fn flush(epoch: u64, n: u64, term: u64) -> Flush {
-    let vector = vec![GatewayPosition { gateway: "g".to_owned(), lsn: n * 10 }];
+    let vector = vec![GatewayPosition { gateway: "g".to_owned(), lsn: n * 10, applied_by: format!("g/{epoch}") }];
     let id = FlushId { region: "r".to_owned(), shard: 3, epoch, n };
     Flush { id, term, rows: rows(n).into(), vector, watermark_ms: 1_000 * n, cut_ms: 1_795_000_000_000 }
 }
@@ -120,12 +120,52 @@ fn the_manifest_takes_flushes_in_turn_of_the_newest_epoch_and_term() {
     manifest.insert("r", 3, 2, Stream { src: 2, last: None });
     assert!(matches!(manifest.turn(&flush(1, 1, 4)), Err(StoreError::StaleEpoch { epoch: 1, current: 2 })));
     assert_eq!(manifest.turn(&flush(2, 0, 5)).unwrap(), Turn::Next(2));
-    manifest.reached("r", 3, [GatewayPosition { gateway: "gone".to_owned(), lsn: 70 }], 90_000, 5_000);
+    manifest.reached(
+        "r",
+        3,
+        [GatewayPosition { gateway: "gone".to_owned(), lsn: 70, ..Default::default() }],
+        90_000,
+        5_000,
+    );
     manifest.accept(&flush(2, 0, 5));
     let accepted = manifest.accepted("r", 3);
     assert_eq!((accepted.epoch, accepted.next_flush, accepted.watermark_ms), (2, 1, 90_000));
     assert_eq!((accepted.of("g"), accepted.of("gone"), accepted.of("new")), (0, 70, 0), "the highest of all epochs");
     assert_eq!(manifest.accepted("elsewhere", 3), super::Accepted::default());
+}
+
+/// And of flushes of a version that did not say.
+#[test]
+fn who_applied_a_position_is_kept_of_the_newest_epoch_that_reached_it() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let config = StoreConfig { path: folder.path().to_owned(), ..Default::default() };
+    let reach = |vector: &[(&str, u64, &str)], flush: Flush| {
+        let position = |(gateway, lsn, by): &(&str, u64, &str)| GatewayPosition {
+            gateway: (*gateway).to_owned(),
+            lsn: *lsn,
+            applied_by: (*by).to_owned(),
+        };
+        Flush { vector: vector.iter().map(position).collect(), ..flush }
+    };
+    let (mut writer, readers) = Writer::open(&config).unwrap();
+    writer.accept(reach(&[("g", 5, ""), ("h", 7, "")], flush(1, 0, 1))).unwrap();
+    writer.execute("ALTER TABLE tideline.flushes DROP COLUMN applied_by").unwrap(); // as an older version left it
+    drop((writer, readers));
+
+    let (mut writer, readers) = Writer::open(&config).unwrap();
+    let applied_by = |writer: &mut Writer| -> Vec<(u64, String)> {
+        let vector = writer.accepted("r", 3).unwrap().vector;
+        vector.into_iter().map(|position| (position.lsn, position.applied_by)).collect()
+    };
+    assert_eq!(applied_by(&mut writer), [(5, String::new()), (7, String::new())]);
+    writer.accept(reach(&[("g", 5, "g/1"), ("h", 7, "h/1")], flush(1, 1, 1))).unwrap();
+    writer.accept(reach(&[("g", 5, "g/2"), ("h", 6, "h/2")], flush(2, 0, 2))).unwrap();
+    let newest = [(5, "g/2".to_owned()), (7, "h/1".to_owned())];
+    assert_eq!(applied_by(&mut writer), newest);
+    drop((writer, readers));
+    let (mut writer, _readers) = Writer::open(&config).unwrap();
+    assert_eq!(applied_by(&mut writer), newest, "read again");
 }
 
 /// A death at each step of an accept, then the same flush again.

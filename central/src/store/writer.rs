@@ -157,6 +157,7 @@ impl Writer {
     pub(super) fn list(&mut self, flush: &Flush, origin: Origin) -> Result<(), StoreError> {
         let gateways: Vec<String> = flush.vector.iter().map(|position| position.gateway.clone()).collect();
         let lsns: Vec<u64> = flush.vector.iter().map(|position| position.lsn).collect();
+        let applied_by: Vec<String> = flush.vector.iter().map(|position| position.applied_by.clone()).collect();
         let block = Block::of(1)
             .u16("src", once(origin.src))
             .u64("n", once(origin.n))
@@ -164,7 +165,8 @@ impl Writer {
             .u64("watermark_ms", once(flush.watermark_ms))
             .time("cut", once(origin.cut))
             .text_lists("gateways", once(gateways.as_slice()))
-            .u64_lists("lsns", once(lsns.as_slice()));
+            .u64_lists("lsns", once(lsns.as_slice()))
+            .text_lists("applied_by", once(applied_by.as_slice()));
         self.connection.insert(table::FLUSHES, [block])
     }
 
@@ -238,15 +240,19 @@ impl Writer {
         }
         let mut vectors: HashMap<u16, Vec<GatewayPosition>> = HashMap::new();
         let highest = format!(
-            "SELECT src, gateway, max(lsn) FROM {flushes} FINAL ARRAY JOIN gateways AS gateway, lsns AS lsn \
-             GROUP BY src, gateway"
+            "SELECT src, gateway, max(lsn), argMax(incarnation, (lsn, n)) FROM {flushes} FINAL ARRAY JOIN gateways AS gateway, \
+             lsns AS lsn, arrayResize(applied_by, length(gateways)) AS incarnation GROUP BY src, gateway"
         );
         for row in self.rows(&highest)? {
-            let position = GatewayPosition { gateway: text(&row, 1)?.to_owned(), lsn: number(&row, 2)? };
+            let (gateway, applied_by) = (text(&row, 1)?.to_owned(), text(&row, 3)?.to_owned());
+            let position = GatewayPosition { gateway, lsn: number(&row, 2)?, applied_by };
             vectors.entry(number(&row, 0)? as u16).or_default().push(position);
         }
         let mut manifest = Manifest::default();
-        for row in self.rows(&format!("SELECT src, shard, epoch, region FROM {} FINAL", table::STREAMS))? {
+        // In the order of the epochs of each shard: of two positions that are the same the later epoch says who applied it.
+        for row in
+            self.rows(&format!("SELECT src, shard, epoch, region FROM {} FINAL ORDER BY epoch", table::STREAMS))?
+        {
             let (src, shard, epoch, region) =
                 (number(&row, 0)? as u16, number(&row, 1)? as u32, number(&row, 2)?, text(&row, 3)?);
             let (last, watermark_ms, cut_ms) = lasts.remove(&src).map_or((None, 0, 0), |(l, w, c)| (Some(l), w, c));

@@ -129,7 +129,7 @@ impl Gateway {
     async fn tell_progress(&mut self, with: &Conversation) -> Result<(), Ended> {
         let progress = with.central.progress(&self.hello.region, &self.hello.gateway).await?;
         for new in progress.iter().filter(|progress| !self.told.contains(progress)) {
-            with.answer(central_frame::Frame::Progress(*new)).await?;
+            with.answer(central_frame::Frame::Progress(new.clone())).await?;
         }
         self.told = progress;
         Ok(())
@@ -160,7 +160,7 @@ impl Gateway {
         let (progress, outcomes) = with.central.recall(&id, &self.hello.gateway, recall.after).await?;
         let mut parts = parts(outcomes).into_iter().peekable();
         while let Some(outcomes) = parts.next() {
-            let recalled = Recalled { progress: Some(progress), outcomes, last: parts.peek().is_none() };
+            let recalled = Recalled { progress: Some(progress.clone()), outcomes, last: parts.peek().is_none() };
             with.answer(central_frame::Frame::Recalled(recalled)).await?;
         }
         Ok(())

@@ -39,7 +39,7 @@ struct Standing {
 pub(super) struct Told {
     epoch: u64,
     watermark_ms: u64,
-    accepted: HashMap<String, u64>,
+    accepted: HashMap<String, GatewayPosition>,
 }
 
 impl Standing {
@@ -90,7 +90,7 @@ impl Central {
             epoch: state.epoch,
             next_flush,
             open_flush: state.open_flush,
-            durable: durable.map(|(gateway, lsn)| GatewayPosition { gateway, lsn }).collect(),
+            durable: durable.map(|(gateway, lsn)| GatewayPosition { gateway, lsn, ..Default::default() }).collect(),
             accepted: vector,
             gateways: gateways.entered,
             watermark_ms,
@@ -266,13 +266,13 @@ impl Central {
 impl Told {
     fn of(standing: &Standing) -> Self {
         let Accepted { vector, watermark_ms, .. } = &standing.accepted;
-        let accepted = vector.iter().map(|position| (position.gateway.clone(), position.lsn)).collect();
+        let accepted = vector.iter().map(|position| (position.gateway.clone(), position.clone())).collect();
         Self { epoch: standing.epoch, watermark_ms: *watermark_ms, accepted }
     }
 
     fn progress(&self, shard: u32, gateway: &str) -> Progress {
-        let accepted = self.accepted.get(gateway).copied().unwrap_or(0);
-        Progress { shard, epoch: self.epoch, accepted, watermark_ms: self.watermark_ms }
+        let GatewayPosition { lsn, applied_by, .. } = self.accepted.get(gateway).cloned().unwrap_or_default();
+        Progress { shard, epoch: self.epoch, accepted: lsn, watermark_ms: self.watermark_ms, applied_by }
     }
 }
 

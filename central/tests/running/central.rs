@@ -199,7 +199,7 @@ pub fn flush(epoch: u64, term: u64, n: u64, rows: Vec<RollupRow>) -> Vec<FlushCh
         chunks: 2,
         rows: count,
         crc32c: crc32c::crc32c(&parts.concat()),
-        vector: vec![GatewayPosition { gateway: GATEWAY.to_owned(), lsn: 100 + n }],
+        vector: vec![GatewayPosition { gateway: GATEWAY.to_owned(), lsn: 100 + n, ..Default::default() }],
         watermark_ms: 1_000 + n,
         cut_ms: u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap(),
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::sid::Sid;
 use regional_redis::apply::{BATCHES_MAX, Batch};
 use regional_redis::{Link, LinkError, Lsn, Rebuilding, Registered, Server, Shard};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ use super::ApplyError;
 use crate::controls;
 use crate::delivery::Delivery;
 use crate::ingest::Ingest;
-use crate::log::{LogError, Reader};
+use crate::log::{LogError, Reader, end_of_acceptance};
 use crate::outcomes::Decided;
 use crate::processes::Processes;
 use crate::uplink::{Carried, Central};
@@ -62,7 +63,8 @@ pub enum Entry {
     /// Redis or central is not there, nobody approved it, or a rebuild is not at an end. Tried again.
     NotYet(NotYet),
     /// Redis, or central, knows records of this id, or that their outcomes were logged, and the log does not hold them: the
-    /// folder is older than its id. Or it is a copy, and the other one's process applied its own records under the numbers of this one's.
+    /// folder is older than its id. Or it is a copy, and the other one's process applied its own records under the numbers of this one's,
+    /// or reported while one of this one's waited.
     Older(Session),
     /// It counts from here on.
     Counts(Session),
@@ -141,22 +143,22 @@ impl Entrance {
         let (gateway, incarnation) = (self.gateway.to_string(), self.processes.incarnation());
         let registered = link.register(&gateway, &incarnation, &approved).await?;
         link.barrier().await?;
-        let (clock_floor_ms, applied, own) = match registered {
+        let (clock_floor_ms, applied) = match registered {
             Registered::Wait => return Err(NotYet::Unapproved.into()),
             Registered::Rebuilding => return Err(NotYet::Rebuilding.into()),
             Registered::Retired => return Err(Ended::Fatal(ApplyError::Retired(self.gateway))),
-            Registered::Rebuild { clock_floor_ms } => (clock_floor_ms, None, true),
-            Registered::At { applied, by, clock_floor_ms } => {
-                let own = by.is_none_or(|by| self.processes.may_have_applied(&by, applied));
-                (clock_floor_ms, Some(applied), own || !controls::keeps("4-copy"))
-            }
+            Registered::Rebuild { clock_floor_ms } => (clock_floor_ms, None),
+            Registered::At { applied, by, clock_floor_ms } => (clock_floor_ms, Some((applied, by))),
         };
         self.ingest.clock.follow(link.time_ms().await?);
         self.ingest.clock.raise_floor(clock_floor_ms);
         self.delivery.durable(Lsn(0)); // of another epoch, perhaps; the next report tells
         let mut session = Session { link, approved, incarnation, applied: Lsn(0) };
-        match applied {
-            Some(applied) => session.applied = applied,
+        let (carried, by) = match applied {
+            Some((applied, by)) => {
+                session.applied = applied;
+                (None, by)
+            }
             None => {
                 // Everything is asked for: central forgets what this gateway has logged.
                 let after = Lsn(self.delivery.first().0 - 1);
@@ -165,39 +167,62 @@ impl Entrance {
                     return Err(NotYet::Unapproved.into()); // one of them is ahead of the other
                 }
                 session.applied = Lsn(carried.progress.accepted);
-                if session.applied <= last && !self.rebuild(&mut session, &carried).await? {
-                    return Ok(self.lacks_outcomes(session));
-                }
+                let by = Some(carried.progress.applied_by.clone()).filter(|by| !by.is_empty());
+                (Some(carried), by)
             }
-        }
-        if session.applied > last || !own {
+        };
+        let own = by.as_deref().is_none_or(|by| self.processes.may_have_applied(by, session.applied));
+        if session.applied > last || !own && controls::keeps("4-copy") {
             return Ok(Entry::Older(session));
         }
         self.check_kept(session.applied)?;
-        if applied.is_some() {
-            if controls::keeps("1-void") {
-                self.delivery.void_above(session.applied)?;
-            }
-            let stored = session.link.unlogged(&gateway).await?;
-            if !self.delivery.adopt(&stored, session.applied)? {
-                // Emptied between the two, it says nothing about this folder.
-                let emptied = session.link.approved().await?.as_ref() != Some(&session.approved);
-                if emptied && controls::keeps("4-emptied") {
-                    return Err(NotYet::Unapproved.into());
-                }
-                return Ok(self.lacks_outcomes(session));
-            }
+        if self.may_be_forgotten(session.applied, last, clock_floor_ms).await? && controls::keeps("4-waited") {
+            return Ok(Entry::Older(session));
         }
-        self.processes.begin()?;
+        let complete = match carried {
+            Some(carried) => self.rebuild(&mut session, &carried, by.as_deref()).await?,
+            None => self.take_back(&mut session).await?,
+        };
+        if !complete {
+            tracing::warn!(logged = %self.delivery.logged(), applied = %session.applied, "outcomes are missing that this gateway had logged");
+            return Ok(Entry::Older(session));
+        }
+        self.processes.begin(by.as_deref())?;
         Ok(Entry::Counts(session))
     }
 
-    /// Redis and central let go of outcomes once they are on this disk: a folder without them was restored from an older copy,
-    /// even if its records are all there. Nobody could say which of them had been counted.
-    fn lacks_outcomes(&self, session: Session) -> Entry {
-        let logged = self.delivery.logged();
-        tracing::warn!(%logged, applied = %session.applied, "outcomes are missing that this gateway had logged");
-        Entry::Older(session)
+    /// Whether the bits may be gone that would tell a repeat of a record behind `applied`: its acceptance ended before the time that
+    /// this gateway's reports, or every gateway's, had come to. A record holds its own gateway's reports back until it is applied, so
+    /// another process reported under this id while it waited.
+    async fn may_be_forgotten(&self, applied: Lsn, last: Lsn, reported_ms: u64) -> Result<bool, LogError> {
+        let (mut reader, mut from) = (Reader::new(&self.log), applied.next());
+        while from <= last {
+            let records = reader.read(from, last, BATCHES_MAX)?;
+            if let Some(logged) = records.iter().find(|logged| end_of_acceptance(&logged.record) < reported_ms) {
+                tracing::warn!(lsn = %logged.lsn, reported_ms, "another process reported for this gateway while this record waited");
+                return Ok(true);
+            }
+            let Some(through) = records.last().map(|logged| logged.lsn) else { break };
+            from = through.next();
+            yield_now().await; // after an outage there are many, and what is logged meanwhile is taken
+        }
+        Ok(false)
+    }
+
+    /// What Redis decided and this gateway has not logged is logged. False, and nothing is, if outcomes are missing: Redis and central
+    /// let go of them once they are on this disk, so this folder was restored from an older copy, even if its records are all there.
+    /// Nobody could say which of them had been counted.
+    async fn take_back(&self, session: &mut Session) -> Result<bool, Ended> {
+        if controls::keeps("1-void") {
+            self.delivery.void_above(session.applied)?;
+        }
+        let stored = session.link.unlogged(&self.gateway.to_string()).await?;
+        if self.delivery.adopt(&stored, session.applied)? {
+            return Ok(true);
+        }
+        // Emptied between the two, it says nothing about this folder.
+        let emptied = session.link.approved().await?.as_ref() != Some(&session.approved);
+        if emptied && controls::keeps("4-emptied") { Err(NotYet::Unapproved.into()) } else { Ok(false) }
     }
 
     /// A replay cannot begin before the first record that is kept.
@@ -208,9 +233,8 @@ impl Entrance {
 
     /// Redis remembers every batch that an accepted flush counted from this log; the rest will be new. Each step may be repeated: a
     /// crash before the last one begins again. False, and Redis remembers nothing, if outcomes are missing.
-    async fn rebuild(&self, session: &mut Session, carried: &Carried) -> Result<bool, Ended> {
-        let accepted = Lsn(carried.progress.accepted);
-        self.check_kept(accepted)?;
+    async fn rebuild(&self, session: &mut Session, carried: &Carried, by: Option<&str>) -> Result<bool, Ended> {
+        let accepted = session.applied;
         self.delivery.progress(&carried.progress);
         self.delivery.void_above(accepted)?;
         if !self.delivery.fill_in(&carried.outcomes, accepted)? {
@@ -247,7 +271,7 @@ impl Entrance {
             from = through.next();
         }
         let gateway = self.gateway.to_string();
-        self.processes.begin()?;
+        self.processes.begin(by)?;
         taken(session.link.rebuilt(&gateway, &session.incarnation, &session.approved, accepted).await?)?;
         tracing::warn!(%accepted, remembered, "redis was lost; it knows this gateway's batches again");
         if !session.link.waiting().await?.is_empty() {

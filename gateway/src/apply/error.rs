@@ -21,9 +21,9 @@ pub enum ApplyError {
         /// The highest ever sent.
         sent: Lsn,
     },
-    /// Redis knows this gateway otherwise than its log does.
+    /// Redis or central knows this gateway otherwise than its folder does.
     #[error(
-        "redis has applied record {applied} under this gateway's id, and not as this process knows it, whose log ends at {last}: another process counts under the id, or a part of the data folder was lost; was the folder copied? Leave the other one running and start this again: it becomes a gateway of its own"
+        "what redis and central know of this gateway is not what its folder says (they are at record {applied}, its log ends at {last}): another process counts under its id, or a part of the folder was lost; was the data folder copied? Leave the other one running and start this again: it becomes a gateway of its own"
     )]
     Older {
         /// What Redis says.

@@ -81,7 +81,7 @@ impl Trimmer {
 }
 
 /// The end of the acceptance of all batches of the record's class whose sids have its hour, Unix ms: bits are kept by the hour.
-fn end_of_acceptance(record: &Record) -> u64 {
+pub(crate) fn end_of_acceptance(record: &Record) -> u64 {
     let Ok(sid) = Sid::try_new(&record.sid) else { return 0 }; // validated before it was logged
     let accepted = if record.class == Class::Long as u32 { ACCEPT_LONG_MS } else { ACCEPT_SHORT_MS };
     (sid.stamp_ms() / HOUR_MS + 1) * HOUR_MS + accepted

@@ -189,7 +189,11 @@ impl Log {
     pub(super) fn write(&mut self, submissions: Vec<Submission>) -> Result<Vec<Logged>, LogError> {
         let bytes = self.group.commit(self.seed);
         let written = self.file.write_all_at(bytes, self.end).and_then(|()| self.file.sync_data());
-        written.map_err(|source| LogError::Io { path: self.path.clone(), source })?;
+        if let Err(source) = written {
+            // They may be on disk all the same: they hold the watermark back for as long as this process reports one.
+            std::mem::forget(submissions);
+            return Err(LogError::Io { path: self.path.clone(), source });
+        }
         self.end += bytes.len() as u64;
         let logged = submissions
             .into_iter()

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gateway::answer::Answer;
 use gateway::apply::{Applier, ApplyError, Entrance, Entry, Start};
@@ -41,6 +41,11 @@ use uuid::Uuid;
 use crate::redis_server::RedisServer;
 
 pub const SHARD: Shard = Shard(0);
+/// Of every batch. It is accepted for two hours and more from now on.
+static SID: LazyLock<Sid> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Sid::from_parts(now.as_millis() as u64, [7; 10])
+});
 pub const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// What a central would keep, in memory.
@@ -51,6 +56,7 @@ pub struct FakeCentral(Arc<Mutex<Known>>);
 pub struct Known {
     pub epoch: u64,
     pub accepted: u64,
+    pub applied_by: String,
     pub watermark_ms: u64,
     pub carried: Vec<Outcomes>,
     /// Of a seq: epoch, visit.
@@ -83,6 +89,7 @@ impl FakeCentral {
             epoch: known.epoch,
             accepted: known.accepted,
             watermark_ms: known.watermark_ms,
+            applied_by: known.applied_by.clone(),
         })
     }
 
@@ -147,7 +154,7 @@ impl Dial for FakeCentral {
                         _ = ticks.tick() => {
                             let new = central.progress();
                             if new == told { continue }
-                            told = new;
+                            told = new.clone();
                             vec![FromCentral::Progress(new)]
                         }
                     };
@@ -210,13 +217,13 @@ pub struct RunningGateway {
     pub id: Uuid,
     pub ready: Arc<AtomicBool>,
     pub delivery: Arc<Delivery>,
+    ingest: Arc<Ingest>,
     pub trimming: Trimming,
     submissions: mpsc::Sender<Submission>,
     session: mpsc::Sender<Answer>,
     pub answers: mpsc::Receiver<Answer>,
     applying: tokio::task::JoinHandle<Result<(), ApplyError>>,
     _uplinked: AbortOnDropHandle<()>,
-    sid: Sid,
 }
 
 impl RunningGateway {
@@ -251,22 +258,21 @@ impl RunningGateway {
         let ingest = Arc::clone(&entrance.ingest);
         let start = Start { entrance, reader, last, groups, capacity, stop };
         let ready = Arc::new(AtomicBool::new(false));
-        let applier = Applier::new(start, &session, ingest, Arc::clone(&metrics), Arc::clone(&ready));
+        let applier = Applier::new(start, &session, Arc::clone(&ingest), Arc::clone(&metrics), Arc::clone(&ready));
         let (to_session, answers) = mpsc::channel(1024);
-        let sid = Sid::from_parts(1_700_000_000_000, [7; 10]);
         let applying = tokio::spawn(applier.run(session));
         let trimming = Trimming::new(log, Arc::clone(&delivery), metrics);
         Self {
             id: GATEWAY,
             ready,
             delivery,
+            ingest,
             trimming,
             submissions: submit,
             session: to_session,
             answers,
             applying,
             _uplinked: uplinked,
-            sid,
         }
     }
 
@@ -282,17 +288,19 @@ impl RunningGateway {
             props,
             ..Default::default()
         };
+        let admission = self.ingest.in_flight.admit(self.ingest.clock.now_ms());
         let record = Record {
+            arrived_ms: self.ingest.clock.now_ms(),
             site: "shop".into(),
-            sid: self.sid.as_bytes().to_vec(),
+            sid: SID.as_bytes().to_vec(),
             seq,
             visitor: 7,
             events: vec![event],
             ..Default::default()
         };
         let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        let answer = Answer { sid: self.sid, seq, refused: None };
-        let waiter = Waiter { answer, session: self.session.clone(), admission: InFlight::default().admit(0), room };
+        let answer = Answer { sid: *SID, seq, refused: None };
+        let waiter = Waiter { answer, session: self.session.clone(), admission, room };
         self.submissions.send(Submission { record, waiter }).await.unwrap();
     }
 
@@ -302,7 +310,7 @@ impl RunningGateway {
 
     pub async fn count(&mut self, seq: u32) {
         self.submit(seq).await;
-        assert_eq!(self.answer().await, Answer { sid: self.sid, seq, refused: None });
+        assert_eq!(self.answer().await, Answer { sid: *SID, seq, refused: None });
     }
 
     /// The last record whose outcome survives this machine.

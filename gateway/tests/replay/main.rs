@@ -6,6 +6,7 @@
 mod bench;
 mod redis_server;
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ async fn accept_all(link: &mut Link, leader: &Approval, central: &FakeCentral, g
     assert!(link.settle(leader, cut.n).await.unwrap());
     central.known(|known| {
         known.accepted = cut.vector[0].1.0;
+        known.applied_by = cut.applied_by[&cut.vector[0].0].clone();
         known.carried.extend(carried);
     });
 }
@@ -317,6 +319,13 @@ async fn a_registration_that_vanished_says_nothing_about_another_process() {
     assert_eq!(session.runs_elsewhere(GATEWAY).await.unwrap(), Elsewhere::Nobody);
 }
 
+fn copy_log(from: &Path, to: &Path) {
+    std::fs::create_dir(to.join("log")).unwrap();
+    for file in std::fs::read_dir(from.join("log")).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), to.join("log").join(file.file_name())).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_copy_of_a_folder_counted_does_not_pass_for_what_the_other_logged() {
     let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
@@ -325,10 +334,7 @@ async fn what_one_copy_of_a_folder_counted_does_not_pass_for_what_the_other_logg
     let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
     gateway.count(1).await;
     gateway.stop().await;
-    std::fs::create_dir(copy.path().join("log")).unwrap();
-    for file in std::fs::read_dir(folder.path().join("log")).unwrap().map(Result::unwrap) {
-        std::fs::copy(file.path(), copy.path().join("log").join(file.file_name())).unwrap();
-    }
+    copy_log(folder.path(), copy.path());
 
     // The copy logs a second record, and does not come to apply it.
     let other = RunningGateway::start(&redis, &central, copy.path()).await;
@@ -348,6 +354,85 @@ async fn what_one_copy_of_a_folder_counted_does_not_pass_for_what_the_other_logg
     gateway.count(4).await;
     redis.expect_pageviews(3).await;
     gateway.stop().await;
+}
+
+/// Also what was decided about them: in another life of Redis a position is central's word.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_ends_where_central_stands_is_known_by_who_brought_it_there() {
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let copy = tempfile::tempdir().unwrap();
+    let (mut link, leader) = led(&redis).await;
+    let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    let empty = redis.dump().await;
+    gateway.count(1).await;
+    gateway.stop().await;
+    copy_log(folder.path(), copy.path());
+    // Redis falls back: the next process replays the record, which may join another visit then.
+    redis.restore(&empty).await;
+    let gateway = RunningGateway::start(&redis, &central, folder.path()).await;
+    redis.expect_pageviews(1).await;
+    accept_all(&mut link, &leader, &central, &gateway).await;
+    gateway.stop().await;
+
+    redis.command(&["FLUSHALL"]).await;
+    central.known(|known| known.epoch = 2);
+    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
+    link.open_rebuild(&begun, 0, &[GATEWAY.to_string()], &[]).await.unwrap().unwrap();
+    let entering_copy = entering(&redis, &central, copy.path()).await;
+    assert!(matches!(entering_copy.entrance.enter(Lsn(1)).await, Ok(Entry::Older(_))));
+    assert_eq!(link.remembered().await.unwrap(), 0);
+    let entering = entering(&redis, &central, folder.path()).await;
+    assert!(matches!(entering.entrance.enter(Lsn(1)).await, Ok(Entry::Counts(_))));
+    assert_eq!(link.remembered().await.unwrap(), 1);
+}
+
+/// Until its acceptance was over: its bits may be gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_waited_while_another_copy_reported_is_not_counted() {
+    const HOUR_MS: u64 = 3_600_000;
+    let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
+    let copy = tempfile::tempdir().unwrap();
+    let (mut link, leader) = led(&redis).await;
+    RunningGateway::start(&redis, &central, folder.path()).await.stop().await;
+    copy_log(folder.path(), copy.path());
+
+    let waits = RunningGateway::start(&redis, &central, copy.path()).await;
+    redis.command(&["SET", "{0}:e", "1:another-process"]).await;
+    waits.submit(1).await;
+    waits.stop().await;
+    redis.command(&["SET", "{0}:e", &leader.approved]).await;
+    let enter = async || {
+        let entering = entering(&redis, &central, copy.path()).await;
+        entering.entrance.enter(Lsn(1)).await.unwrap()
+    };
+    assert!(matches!(enter().await, Entry::Counts(_)), "nobody reported");
+
+    // Another process of this id has nothing to hold the watermark back with.
+    let name = GATEWAY.to_string();
+    let now_ms = link.time_ms().await.unwrap();
+    for (hours, counts) in [(1, true), (4, false)] {
+        link.register(&name, "other/1", &leader.approved).await.unwrap();
+        let later_ms = now_ms + hours * HOUR_MS;
+        link.watermark(&name, "other/1", &leader.approved, later_ms, Lsn(0), Lsn(0)).await.unwrap();
+        assert_eq!(counts_or_is_older(enter().await), counts, "{hours} hours");
+    }
+
+    // Nor when Redis was lost, and the watermark that was accepted is all that is known of it.
+    redis.command(&["FLUSHALL"]).await;
+    central.known(|known| known.epoch = 2);
+    for (horizon_ms, counts) in [(now_ms + 4 * HOUR_MS, false), (now_ms, true)] {
+        let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
+        link.open_rebuild(&begun, horizon_ms, std::slice::from_ref(&name), &[]).await.unwrap().unwrap();
+        assert_eq!(counts_or_is_older(enter().await), counts, "{horizon_ms}");
+    }
+}
+
+fn counts_or_is_older(entry: Entry) -> bool {
+    match entry {
+        Entry::Counts(_) => true,
+        Entry::Older(_) => false,
+        Entry::NotYet(why) => panic!("{why}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

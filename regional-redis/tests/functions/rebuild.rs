@@ -164,6 +164,7 @@ async fn a_rebuilt_redis_counts_what_is_new_and_nothing_twice() {
     assert_eq!((outcomes.epoch, outcomes.prev, outcomes.last), (EPOCH, 2, 3));
     let cut = bench.cut().await;
     assert_eq!((cut.n, cut.vector), (0, vec![("g".to_owned(), Lsn(3))]), "numbers start over");
+    assert_eq!(cut.applied_by, [("g".to_owned(), "g4".to_owned())].into());
     let rows = regional_redis::bucket::read(&mut bench.link, 0).await.unwrap();
     assert_eq!((rows.visits.len(), rows.visits[0].pageviews, rows.visits[0].seq), (1, 3, 1));
     assert_eq!((rows.visits[0].entry_page.as_str(), rows.visits[0].exit_page.as_str()), ("/one", "/three"));

@@ -39,7 +39,7 @@ fn flush(n: u64) -> Flush {
         ..Default::default()
     };
     let id = FlushId { region: REGION.into(), shard: SHARD, epoch: 1, n };
-    let vector = vec![GatewayPosition { gateway: "g".into(), lsn: n * 10 }];
+    let vector = vec![GatewayPosition { gateway: "g".into(), lsn: n * 10, ..Default::default() }];
     Flush { id, term: 1, rows: rows.into(), vector, watermark_ms: 1_000 * n, cut_ms: 1_795_000_000_000 }
 }
 

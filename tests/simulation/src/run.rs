@@ -40,7 +40,7 @@ const MACHINES: usize = GATEWAYS + 1;
 const AGGREGATORS_MAX: usize = 4;
 const DEVICES: u64 = 6;
 /// Rules that only the gateway itself can leave out.
-const GATEWAYS_OWN: [&str; 5] = ["1-void", "2-fold", "4-copy", "4-emptied", "8-again"];
+const GATEWAYS_OWN: [&str; 6] = ["1-void", "2-fold", "4-copy", "4-emptied", "4-waited", "8-again"];
 
 /// How long a run has faults, and what its pages and faults do meanwhile.
 struct Lasts {
@@ -314,6 +314,7 @@ impl Simulation {
             self.central.kill(); // or its streams would wait for the end of a silence that is over
         }
         self.books.fail(0.0);
+        self.books.fail_to_accept(0.0);
         self.world.set_redis_ahead(0);
         self.world.set_region_ahead(0);
         self.back = vec![Instant::now(); MACHINES];

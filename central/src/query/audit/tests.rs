@@ -38,7 +38,11 @@ async fn take(store: &Store, gateway: &str, rows: Vec<RawRow>) {
 async fn accept(store: &Store, visits: Vec<VisitRow>, vector: &[(&str, u64)]) {
     let n = store.accepted("r", 3).await.unwrap().next_flush;
     let id = FlushId { region: "r".to_owned(), shard: 3, epoch: 1, n };
-    let position = |(gateway, lsn): &(&str, u64)| GatewayPosition { gateway: (*gateway).to_owned(), lsn: *lsn };
+    let position = |(gateway, lsn): &(&str, u64)| GatewayPosition {
+        gateway: (*gateway).to_owned(),
+        lsn: *lsn,
+        ..Default::default()
+    };
     let vector = vector.iter().map(position).collect();
     let rows = FlushRows { visits, ..Default::default() }.into();
     store.accept(Flush { id, term: 1, rows, vector, watermark_ms: 0, cut_ms: NOON_MS }).await.unwrap();

@@ -179,7 +179,7 @@ async fn remembered_up_to(
     watermark_ms: u64,
 ) -> Vec<(u32, Vec<u8>, Vec<u32>)> {
     let (out, mut batches) = mpsc::channel(16);
-    let position = |gateway: &str, lsn| GatewayPosition { gateway: gateway.to_owned(), lsn };
+    let position = |gateway: &str, lsn| GatewayPosition { gateway: gateway.to_owned(), lsn, ..Default::default() };
     let gateways = [position(gateway, lsn), position("another", u64::MAX)];
     store.remembered(shard, &gateways, watermark_ms, out).await.unwrap();
     let mut all = Vec::new();

@@ -57,36 +57,51 @@ impl Fault {
     }
 }
 
-/// The faults that a run has, if it has not those of its seed.
+/// What is so all the time of a run, whatever fault comes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Condition {
+    /// Very many of those to central.
+    LateMessages,
+    /// Most of the time central fails to accept a flush that it was told is durable.
+    SlowAcceptance,
+}
+
+/// The faults and conditions that a run has, if it has not those of its seed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Only(u32);
+pub struct Only {
+    faults: u32,
+    conditions: u32,
+}
 
 impl Only {
-    /// Beside faults: very many messages to central come late.
-    const LATE: &str = "late-messages";
-    const LATE_BIT: u32 = 1 << 31;
-
     /// Those of these names, with commas in between.
     pub fn of(names: &str) -> Result<Self, String> {
-        let bit = |name| match name {
-            Self::LATE => Ok(Self::LATE_BIT),
-            fault => Fault::from_str(fault, false).map(|fault| 1 << fault as u32),
-        };
-        let bits: Result<Vec<u32>, _> = names.split(',').map(bit).collect();
-        bits.map(|bits| Self(bits.into_iter().fold(0, |all, bit| all | bit))).map_err(|error| {
-            let all = Fault::value_variants().iter().filter_map(Fault::to_possible_value);
-            let all: Vec<_> = all.map(|fault| fault.get_name().to_owned()).collect();
-            format!("{error}; there are {}, and {}", all.join(", "), Self::LATE)
-        })
+        let mut only = Self::default();
+        for name in names.split(',') {
+            if let Ok(condition) = Condition::from_str(name, false) {
+                only.conditions |= 1 << condition as u32;
+            } else if let Ok(fault) = Fault::from_str(name, false) {
+                only.faults |= 1 << fault as u32;
+            } else {
+                let there_are = [names_of::<Fault>(), names_of::<Condition>()].concat().join(", ");
+                return Err(format!("there is no fault or condition {name:?}; there are {there_are}"));
+            }
+        }
+        Ok(only)
     }
 
     fn weight(self, fault: Fault, by_seed: u32) -> u32 {
-        if self.0 == 0 { by_seed } else { self.0 >> fault as u32 & 1 }
+        if self.faults == 0 { by_seed } else { self.faults >> fault as u32 & 1 }
     }
 
-    fn late(self, by_seed: f64) -> f64 {
-        if self.0 & Self::LATE_BIT == 0 { by_seed } else { 0.2 }
+    fn is(self, condition: Condition) -> bool {
+        self.conditions >> condition as u32 & 1 == 1
     }
+}
+
+fn names_of<T: ValueEnum>() -> Vec<String> {
+    let values = T::value_variants().iter().filter_map(T::to_possible_value);
+    values.map(|value| value.get_name().to_owned()).collect()
 }
 
 impl Simulation {
@@ -96,9 +111,12 @@ impl Simulation {
         let delay_ms = *[20, 300, 3000].choose(&mut self.random).expect("three");
         let loss = *[0.0, 0.002, 0.02].choose(&mut self.random).expect("three");
         let late = *[0.0, 0.01, 0.05].choose(&mut self.random).expect("three");
-        self.weather = Weather { delay_ms, loss, late: only.late(late) };
+        self.weather = Weather { delay_ms, loss, late: if only.is(Condition::LateMessages) { 0.2 } else { late } };
         self.networks.iter().chain(self.leaders.iter().map(|it| &it.network)).for_each(|it| it.set(self.weather));
         self.books.fail(*[0.0, 0.05, 0.3].choose(&mut self.random).expect("three"));
+        if only.is(Condition::SlowAcceptance) {
+            self.books.fail_to_accept(0.9);
+        }
         // Each seed has faults of its own.
         let mut weigh = |fault| only.weight(fault, *[0, 1, 3].choose(&mut self.random).expect("three"));
         let weighed: Vec<_> = Fault::value_variants().iter().map(|fault| (*fault, weigh(*fault))).collect();
