@@ -1,6 +1,6 @@
 //! What a shard's leader does: it compares, approves, cuts and settles.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::Lsn;
 use crate::link::{Link, LinkError};
@@ -39,7 +39,7 @@ pub struct Cut {
     /// Gateway and last applied record.
     pub vector: Vec<(String, Lsn)>,
     /// Gateway and the incarnation whose call applied it, where that is known.
-    pub applied_by: HashMap<String, String>,
+    pub applied_by: BTreeMap<String, String>,
 }
 
 /// Where a Redis stands.
@@ -153,7 +153,7 @@ impl Link {
             "WAIT" | "FENCED" | "REBUILD" => Ok(None),
             "OK" => {
                 let (n, cut_ms, watermark_ms) = (reply.number(0)?, reply.number(1)?, reply.number(2)?);
-                let (mut vector, mut applied_by) = (Vec::new(), HashMap::new());
+                let (mut vector, mut applied_by) = (Vec::new(), BTreeMap::new());
                 for i in (3..reply.rest.len()).step_by(3) {
                     let (gateway, by) = (reply.text(i)?, reply.text(i + 2)?);
                     if !by.is_empty() {

@@ -60,7 +60,6 @@ pub struct MemoryBooks {
     published: watch::Sender<Arc<Published>>,
     random: Mutex<StdRng>,
     failing: Mutex<f64>,
-    accepting_fails: Mutex<f64>,
     rules: Rules,
 }
 
@@ -86,7 +85,6 @@ impl MemoryBooks {
             published: watch::Sender::new(Arc::new(published)),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
             failing: Mutex::new(0.0),
-            accepting_fails: Mutex::new(0.0),
             rules,
         }
     }
@@ -94,11 +92,6 @@ impl MemoryBooks {
     /// From now on this part of the calls fails.
     pub fn fail(&self, probability: f64) {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = probability;
-    }
-
-    /// And this part of those that would accept a flush, of which nothing but its outcomes is kept.
-    pub fn fail_to_accept(&self, probability: f64) {
-        *self.accepting_fails.lock().unwrap_or_else(PoisonError::into_inner) = probability;
     }
 
     /// What is on disk.
@@ -286,10 +279,6 @@ impl Books for MemoryBooks {
         let key = (flush.id.epoch, flush.id.n);
         if self.kept().manifest.contains(&key) {
             return Ok(());
-        }
-        let fails = *self.accepting_fails.lock().unwrap_or_else(PoisonError::into_inner);
-        if fails > 0.0 && self.random.lock().unwrap_or_else(PoisonError::into_inner).random_bool(fails) {
-            return Err(unavailable());
         }
         let mut rows = FlushRows::default();
         for part in flush.rows.iter() {

@@ -28,7 +28,7 @@ struct Arguments {
     /// Leaves this rule out.
     #[arg(long, value_parser = Kept::all_but, value_name = "RULE")]
     without: Option<Kept>,
-    /// These faults instead of the seed's, and conditions, with commas in between.
+    /// These faults, or late-messages, instead of the seed's, with commas in between.
     #[arg(long, value_parser = Only::of, value_name = "FAULTS")]
     only: Option<Only>,
     /// Ends at the first failure.

@@ -30,6 +30,8 @@ pub struct Weather {
     pub loss: f64,
     /// That a message to central comes when its sender has given it up.
     pub late: f64,
+    /// Central does not hear that the sender of such a message has gone: what it answers goes nowhere.
+    pub half_open: bool,
 }
 
 /// What happens to one message.
@@ -62,6 +64,11 @@ impl Network {
         let probability = state.weather.late;
         let late = probability > 0.0 && state.random.random_bool(probability);
         late.then(|| Duration::from_secs(state.random.random_range(1..120)))
+    }
+
+    /// Whether what central answers to a stream that its peer gave up goes nowhere, and central does not hear of it.
+    pub fn is_half_open(&self) -> bool {
+        self.lock().weather.half_open
     }
 
     /// For this long nothing gets through, and nobody is told.

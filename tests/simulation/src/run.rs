@@ -314,7 +314,6 @@ impl Simulation {
             self.central.kill(); // or its streams would wait for the end of a silence that is over
         }
         self.books.fail(0.0);
-        self.books.fail_to_accept(0.0);
         self.world.set_redis_ahead(0);
         self.world.set_region_ahead(0);
         self.back = vec![Instant::now(); MACHINES];

@@ -100,7 +100,7 @@ async fn carry<F: Send + 'static, T: Send + 'static>(
     network: Network,
     mut from: mpsc::Receiver<F>,
     to: mpsc::Sender<Result<T, Status>>,
-    of: impl Fn(F) -> Result<T, Status> + Send + 'static,
+    of: impl Fn(F) -> Result<T, Status> + Clone + Send + 'static,
     broken: CancellationToken,
     late: bool,
 ) {
@@ -108,11 +108,12 @@ async fn carry<F: Send + 'static, T: Send + 'static>(
     let receiver = to.clone();
     // Whether who receives hears of it.
     let breaks = broken.clone();
-    let carrying = async move {
+    let carrying = async {
         while let Some(frame) = from.recv().await {
             last = network.arrival().max(last);
             sleep_until(last).await;
             if let Some(later) = network.late().filter(|_| late) {
+                let of = of.clone();
                 tokio::spawn(async move {
                     sleep(later).await;
                     let _ = to.send(of(frame)).await;
@@ -138,5 +139,8 @@ async fn carry<F: Send + 'static, T: Send + 'static>(
     };
     if told {
         let _ = receiver.try_send(Err(Status::unavailable("the stream broke")));
+    }
+    if !late && network.is_half_open() {
+        while from.recv().await.is_some() {}
     }
 }

@@ -57,34 +57,30 @@ impl Fault {
     }
 }
 
-/// What is so all the time of a run, whatever fault comes.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Condition {
-    /// Very many of those to central.
-    LateMessages,
-    /// Most of the time central fails to accept a flush that it was told is durable.
-    SlowAcceptance,
-}
-
-/// The faults and conditions that a run has, if it has not those of its seed.
+/// What a run has instead of the faults of its seed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Only {
+    /// A bit a fault; without any they are the seed's.
     faults: u32,
-    conditions: u32,
+    /// Very many messages to central come late, when their sender has gone, and central has not heard of it.
+    late_messages: bool,
 }
 
 impl Only {
+    const LATE_MESSAGES: &str = "late-messages";
+
     /// Those of these names, with commas in between.
     pub fn of(names: &str) -> Result<Self, String> {
         let mut only = Self::default();
         for name in names.split(',') {
-            if let Ok(condition) = Condition::from_str(name, false) {
-                only.conditions |= 1 << condition as u32;
-            } else if let Ok(fault) = Fault::from_str(name, false) {
-                only.faults |= 1 << fault as u32;
-            } else {
-                let there_are = [names_of::<Fault>(), names_of::<Condition>()].concat().join(", ");
-                return Err(format!("there is no fault or condition {name:?}; there are {there_are}"));
+            match Fault::from_str(name, false) {
+                _ if name == Self::LATE_MESSAGES => only.late_messages = true,
+                Ok(fault) => only.faults |= 1 << fault as u32,
+                Err(error) => {
+                    let all = Fault::value_variants().iter().filter_map(Fault::to_possible_value);
+                    let all: Vec<_> = all.map(|fault| fault.get_name().to_owned()).collect();
+                    return Err(format!("{error}; there are {}, and {}", all.join(", "), Self::LATE_MESSAGES));
+                }
             }
         }
         Ok(only)
@@ -93,15 +89,6 @@ impl Only {
     fn weight(self, fault: Fault, by_seed: u32) -> u32 {
         if self.faults == 0 { by_seed } else { self.faults >> fault as u32 & 1 }
     }
-
-    fn is(self, condition: Condition) -> bool {
-        self.conditions >> condition as u32 & 1 == 1
-    }
-}
-
-fn names_of<T: ValueEnum>() -> Vec<String> {
-    let values = T::value_variants().iter().filter_map(T::to_possible_value);
-    values.map(|value| value.get_name().to_owned()).collect()
 }
 
 impl Simulation {
@@ -111,12 +98,10 @@ impl Simulation {
         let delay_ms = *[20, 300, 3000].choose(&mut self.random).expect("three");
         let loss = *[0.0, 0.002, 0.02].choose(&mut self.random).expect("three");
         let late = *[0.0, 0.01, 0.05].choose(&mut self.random).expect("three");
-        self.weather = Weather { delay_ms, loss, late: if only.is(Condition::LateMessages) { 0.2 } else { late } };
+        let half_open = only.late_messages;
+        self.weather = Weather { delay_ms, loss, late: if half_open { 0.2 } else { late }, half_open };
         self.networks.iter().chain(self.leaders.iter().map(|it| &it.network)).for_each(|it| it.set(self.weather));
         self.books.fail(*[0.0, 0.05, 0.3].choose(&mut self.random).expect("three"));
-        if only.is(Condition::SlowAcceptance) {
-            self.books.fail_to_accept(0.9);
-        }
         // Each seed has faults of its own.
         let mut weigh = |fault| only.weight(fault, *[0, 1, 3].choose(&mut self.random).expect("three"));
         let weighed: Vec<_> = Fault::value_variants().iter().map(|fault| (*fault, weigh(*fault))).collect();
