@@ -98,9 +98,10 @@ impl Accepted {
         }
     }
 
-    /// The last record of a gateway that an accepted flush covers, 0 if none does.
-    pub fn of(&self, gateway: &str) -> u64 {
-        self.find(gateway).map_or(0, |at| self.vector[at].lsn)
+    /// The last record of a gateway that an accepted flush covers, 0 if none does, and who applied it.
+    pub fn of(&self, gateway: &str) -> GatewayPosition {
+        let none = |_| GatewayPosition { gateway: gateway.to_owned(), ..Default::default() };
+        self.find(gateway).map_or_else(none, |at| self.vector[at].clone())
     }
 
     fn reach(&mut self, position: &GatewayPosition) {

@@ -130,11 +130,11 @@ fn the_manifest_takes_flushes_in_turn_of_the_newest_epoch_and_term() {
     manifest.accept(&flush(2, 0, 5));
     let accepted = manifest.accepted("r", 3);
     assert_eq!((accepted.epoch, accepted.next_flush, accepted.watermark_ms), (2, 1, 90_000));
-    assert_eq!((accepted.of("g"), accepted.of("gone"), accepted.of("new")), (0, 70, 0), "the highest of all epochs");
+    assert_eq!(["g", "gone", "new"].map(|id| accepted.of(id).lsn), [0, 70, 0], "the highest of all epochs");
     assert_eq!(manifest.accepted("elsewhere", 3), super::Accepted::default());
 }
 
-/// And of flushes of a version that did not say.
+/// Where flushes say it: those of an earlier version do not.
 #[test]
 fn who_applied_a_position_is_kept_of_the_newest_epoch_that_reached_it() {
     let _alone = alone();

@@ -48,12 +48,7 @@ pub(super) async fn stand_in(with: &Conversation, id: &ShardId, asked: StandIn) 
 /// How far flushes cover the logs of these gateways. What is behind that was lost with its Redis, also where its raw row had
 /// left already: a bit for it would make a duplicate of what nothing counts.
 fn covered(accepted: &Accepted, gateways: &[String]) -> Vec<GatewayPosition> {
-    let position = |gateway: &String| GatewayPosition {
-        gateway: gateway.clone(),
-        lsn: accepted.of(gateway),
-        ..Default::default()
-    };
-    gateways.iter().map(position).collect()
+    gateways.iter().map(|gateway| accepted.of(gateway)).collect()
 }
 
 /// A restore on its way: rows gather in `next` until it is full.

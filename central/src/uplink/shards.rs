@@ -38,8 +38,7 @@ struct Standing {
 #[derive(Debug)]
 pub(super) struct Told {
     epoch: u64,
-    watermark_ms: u64,
-    accepted: HashMap<String, GatewayPosition>,
+    accepted: Accepted,
 }
 
 impl Standing {
@@ -265,14 +264,12 @@ impl Central {
 
 impl Told {
     fn of(standing: &Standing) -> Self {
-        let Accepted { vector, watermark_ms, .. } = &standing.accepted;
-        let accepted = vector.iter().map(|position| (position.gateway.clone(), position.clone())).collect();
-        Self { epoch: standing.epoch, watermark_ms: *watermark_ms, accepted }
+        Self { epoch: standing.epoch, accepted: standing.accepted.clone() }
     }
 
     fn progress(&self, shard: u32, gateway: &str) -> Progress {
-        let GatewayPosition { lsn, applied_by, .. } = self.accepted.get(gateway).cloned().unwrap_or_default();
-        Progress { shard, epoch: self.epoch, accepted: lsn, watermark_ms: self.watermark_ms, applied_by }
+        let GatewayPosition { lsn, applied_by, .. } = self.accepted.of(gateway);
+        Progress { shard, epoch: self.epoch, accepted: lsn, watermark_ms: self.accepted.watermark_ms, applied_by }
     }
 }
 

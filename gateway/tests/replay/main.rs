@@ -35,6 +35,14 @@ async fn accept_all(link: &mut Link, leader: &Approval, central: &FakeCentral, g
     });
 }
 
+/// Redis is empty, central has opened this epoch, and the rebuild waits for the gateway.
+async fn lose(redis: &RedisServer, central: &FakeCentral, link: &mut Link, epoch: u64, horizon_ms: u64) -> Approval {
+    redis.command(&["FLUSHALL"]).await;
+    central.known(|known| known.epoch = epoch);
+    let begun = link.begin_rebuild(epoch, epoch).await.unwrap().unwrap();
+    link.open_rebuild(&begun, horizon_ms, &[GATEWAY.to_string()], &[]).await.unwrap().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_fell_back_is_brought_forward_from_the_log_and_counts_each_batch_once() {
     let (redis, central, folder) = (RedisServer::start(), FakeCentral::default(), tempfile::tempdir().unwrap());
@@ -93,10 +101,7 @@ async fn a_redis_that_was_lost_remembers_what_was_accepted_and_counts_the_rest_a
     central.expect("four rows", |known| known.rows.len() == 4).await;
 
     // Redis is lost; central opens an epoch.
-    redis.command(&["FLUSHALL"]).await;
-    central.known(|known| known.epoch = 2);
-    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
-    let leader = link.open_rebuild(&begun, 0, std::slice::from_ref(&name), &[]).await.unwrap().unwrap();
+    let leader = lose(&redis, &central, &mut link, 2, 0).await;
     redis.expect_pageviews(1).await;
     assert_eq!((link.waiting().await.unwrap(), link.remembered().await.unwrap()), (vec![], 3));
     gateway.count(2).await;
@@ -118,10 +123,7 @@ async fn a_redis_that_was_lost_remembers_what_was_accepted_and_counts_the_rest_a
             std::fs::remove_file(path).unwrap();
         }
     }
-    redis.command(&["FLUSHALL"]).await;
-    central.known(|known| known.epoch = 3);
-    let begun = link.begin_rebuild(3, 3).await.unwrap().unwrap();
-    link.open_rebuild(&begun, 0, std::slice::from_ref(&name), &[]).await.unwrap().unwrap();
+    lose(&redis, &central, &mut link, 3, 0).await;
     let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
     assert_eq!((link.waiting().await.unwrap(), link.remembered().await.unwrap()), (vec![], 3));
     gateway.count(1).await;
@@ -140,7 +142,6 @@ async fn a_folder_without_its_outcomes_is_an_older_copy_when_redis_is_lost_too()
     let (mut link, leader) = led(&redis).await;
     central.known(|known| known.epoch = 1);
     let mut gateway = RunningGateway::start(&redis, &central, folder.path()).await;
-    let name = gateway.id.to_string();
     for seq in 1..=4 {
         gateway.count(seq).await;
     }
@@ -154,13 +155,10 @@ async fn a_folder_without_its_outcomes_is_an_older_copy_when_redis_is_lost_too()
     }
     // Of the last record flushes carried the outcome; those before it were logged by the folder that this is a copy of.
     central.known(|known| {
-        known.epoch = 2;
         known.carried.retain(|outcomes| outcomes.last == 4 && outcomes.prev == 3);
         assert_eq!(known.carried.len(), 1);
     });
-    redis.command(&["FLUSHALL"]).await;
-    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
-    link.open_rebuild(&begun, 0, std::slice::from_ref(&name), &[]).await.unwrap().unwrap();
+    lose(&redis, &central, &mut link, 2, 0).await;
     let entering = entering(&redis, &central, folder.path()).await;
     assert!(matches!(entering.entrance.enter(entering.opened.last).await, Ok(Entry::Older(_))));
     assert_eq!(link.remembered().await.unwrap(), 0, "nobody could say which of them had been counted");
@@ -374,10 +372,7 @@ async fn a_copy_that_ends_where_central_stands_is_known_by_who_brought_it_there(
     accept_all(&mut link, &leader, &central, &gateway).await;
     gateway.stop().await;
 
-    redis.command(&["FLUSHALL"]).await;
-    central.known(|known| known.epoch = 2);
-    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
-    link.open_rebuild(&begun, 0, &[GATEWAY.to_string()], &[]).await.unwrap().unwrap();
+    lose(&redis, &central, &mut link, 2, 0).await;
     let entering_copy = entering(&redis, &central, copy.path()).await;
     assert!(matches!(entering_copy.entrance.enter(Lsn(1)).await, Ok(Entry::Older(_))));
     assert_eq!(link.remembered().await.unwrap(), 0);
@@ -418,11 +413,8 @@ async fn a_record_that_waited_while_another_copy_reported_is_not_counted() {
     }
 
     // Nor when Redis was lost, and the watermark that was accepted is all that is known of it.
-    redis.command(&["FLUSHALL"]).await;
-    central.known(|known| known.epoch = 2);
     for (horizon_ms, counts) in [(now_ms + 4 * HOUR_MS, false), (now_ms, true)] {
-        let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
-        link.open_rebuild(&begun, horizon_ms, std::slice::from_ref(&name), &[]).await.unwrap().unwrap();
+        lose(&redis, &central, &mut link, 2, horizon_ms).await;
         assert_eq!(counts_or_is_older(enter().await), counts, "{horizon_ms}");
     }
 }
@@ -446,10 +438,7 @@ async fn a_log_that_is_trimmed_while_redis_is_rebuilt_is_read_from_what_is_left(
     }
     accept_all(&mut link, &leader, &central, &gateway).await;
     gateway.stop().await;
-    redis.command(&["FLUSHALL"]).await;
-    central.known(|known| known.epoch = 2);
-    let begun = link.begin_rebuild(2, 2).await.unwrap().unwrap();
-    link.open_rebuild(&begun, 0, &[GATEWAY.to_string()], &[]).await.unwrap().unwrap();
+    lose(&redis, &central, &mut link, 2, 0).await;
 
     let entering = entering(&redis, &central, folder.path()).await;
     std::fs::remove_file(folder.path().join("log").join(format!("{:020}.log", 1))).unwrap();

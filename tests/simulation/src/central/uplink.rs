@@ -95,7 +95,7 @@ impl Dial for Uplink {
 }
 
 /// In order, each after its delay, until one side ends, or the network loses a frame and with it the stream. With `late`, one may
-/// come when its sender has long begun another stream.
+/// come when its sender has long begun another stream. Where streams stay half open, what is answered to one that broke goes nowhere.
 async fn carry<F: Send + 'static, T: Send + 'static>(
     network: Network,
     mut from: mpsc::Receiver<F>,
