@@ -4,7 +4,10 @@
 #[cfg(feature = "native")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=schema");
-    tonic_prost_build::configure().compile_fds(protox::compile(["agent.proto", "uplink.proto"], ["schema"])?)?;
+    // Without the generated `connect`, whose name a call of the agent has: whoever dials brings a channel ([`dial`](src/dial.rs)).
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .compile_fds(protox::compile(["agent.proto", "uplink.proto"], ["schema"])?)?;
     // A record holds messages of the uplink: named by the path they have in this crate.
     let mut record = protox::compile(["record.proto"], ["schema"])?;
     record.file.retain(|file| file.name() == "record.proto");
