@@ -1,6 +1,6 @@
 //! A gateway: where an event enters the region. Its way, file by file:
 //!
-//! [`listen`] takes the connection (one runtime a core), [`routes`] leads it to [`stream`] (a WebSocket, for a [`session`]) or
+//! [`listen`] takes the connection (one runtime a core), [`routes`] leads it to [`websocket`] (for a [`session`]) or
 //! [`post`], [`address`] says whose it is. [`door`] is what the cores share, and a transmission's way in: [`capacity`] and
 //! [`throttle`] may ask it to come later, [`ingest`] turns a transmission into
 //! a record: [`sites`] admits, [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve
@@ -37,13 +37,13 @@ mod service;
 pub mod session;
 pub mod sites;
 pub mod source;
-pub mod stream;
 pub mod throttle;
 pub mod trim;
 pub mod uplink;
 pub mod user_agent;
 pub mod validate;
 pub mod visitor;
+pub mod websocket;
 
 pub use config::Config;
 pub use service::{Error, run};

@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use tower_http::compression::CompressionLayer;
 
 use crate::door::Door;
-use crate::{agent_files, post, stream};
+use crate::{agent_files, post, websocket};
 
 /// The routes of one core.
 pub fn router(door: Arc<Door>) -> Router {
@@ -22,7 +22,7 @@ pub fn router(door: Arc<Door>) -> Router {
         )
         .layer(CompressionLayer::new());
     Router::new()
-        .route("/v1/stream", get(stream::upgrade))
+        .route("/v1/stream", get(websocket::upgrade).connect(websocket::upgrade))
         .route("/v1/batch", axum::routing::post(post::batch).options(post::preflight))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))

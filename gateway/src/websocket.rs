@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use proto::Message as _;
@@ -25,15 +26,15 @@ use crate::validate;
 /// A small buffer a connection: what an idle agent costs. A larger message grows it for as long as it takes.
 const BUFFER_BYTES: usize = 1024;
 
-/// `GET /v1/stream`: switches to WebSocket.
+/// The stream under a WebSocket.
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// `GET /v1/stream` by HTTP/1, extended `CONNECT` (RFC 8441) by HTTP/2: from here on a session.
 pub async fn upgrade(State(door): State<Arc<Door>>, mut request: Request) -> Response {
-    let Some(accept) = accept_key(request.headers()) else {
-        let message = "this is a WebSocket endpoint: connect with an agent, or POST one batch to /v1/batch\n";
-        return (StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, "websocket")], message).into_response();
-    };
     let client = door.client(&request);
-    let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return (StatusCode::BAD_REQUEST, "this connection cannot be upgraded\n").into_response();
+    let (response, upgrade) = match accept(&mut request) {
+        Ok(accepted) => accepted,
+        Err(refused) => return refused,
     };
     let sessions = door.sessions.clone();
     sessions.spawn(async move {
@@ -42,42 +43,70 @@ pub async fn upgrade(State(door): State<Arc<Door>>, mut request: Request) -> Res
             Err(error) => tracing::debug!(%error, "an upgrade did not complete"),
         }
     });
-    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     response
 }
 
-fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
-    let has = |name, wanted: &str| {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
+/// The handshake alone: the response, and the connection once that has been sent. `Err` is the response to a request that asks
+/// for no WebSocket.
+pub fn accept(request: &mut Request) -> Result<(Response, OnUpgrade), Response> {
+    let response = if request.method() == Method::CONNECT {
+        let asks = request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket");
+        if !asks || !has(request.headers(), header::SEC_WEBSOCKET_VERSION, "13") {
+            let message = "by HTTP/2 ask with :protocol = websocket and sec-websocket-version = 13\n";
+            return Err((StatusCode::BAD_REQUEST, message).into_response());
+        }
+        StatusCode::OK.into_response()
+    } else {
+        let Some(key) = accept_key(request.headers()) else {
+            let message = "this is a WebSocket endpoint: connect with an agent, or POST one batch to /v1/batch\n";
+            return Err((StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, "websocket")], message).into_response());
+        };
+        let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
+        response
     };
-    let asked = has(header::CONNECTION, "upgrade")
-        && has(header::UPGRADE, "websocket")
-        && has(header::SEC_WEBSOCKET_VERSION, "13");
+    match request.extensions_mut().remove::<OnUpgrade>() {
+        Some(upgrade) => Ok((response, upgrade)),
+        None => Err((StatusCode::BAD_REQUEST, "this connection cannot be upgraded\n").into_response()),
+    }
+}
+
+/// The stream over an accepted connection, as the server's end.
+pub async fn socket(upgraded: Upgraded, frame_bytes_max: usize, message_bytes_max: usize) -> Socket {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(BUFFER_BYTES)
+        .max_frame_size(Some(frame_bytes_max))
+        .max_message_size(Some(message_bytes_max));
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
+}
+
+fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = has(headers, header::CONNECTION, "upgrade")
+        && has(headers, header::UPGRADE, "websocket")
+        && has(headers, header::SEC_WEBSOCKET_VERSION, "13");
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asked)?;
     HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()
 }
 
+fn has(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
+}
+
 /// The server's end of one.
 struct WebSocket {
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    socket: Socket,
     /// What came broke the rules of WebSockets, not only ours.
     broken: bool,
 }
 
 impl WebSocket {
     async fn new(upgraded: Upgraded) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER_BYTES)
-            .write_buffer_size(BUFFER_BYTES)
-            .max_frame_size(Some(FRAME_BYTES_MAX))
-            .max_message_size(Some(MESSAGE_BYTES_MAX));
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        Self { socket, broken: false }
+        Self { socket: socket(upgraded, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX).await, broken: false }
     }
 
     fn code(&self, reason: Reason) -> CloseCode {
