@@ -5,6 +5,7 @@
 //! that what a page has sent still reaches central.
 
 mod central;
+mod certificate;
 mod configs;
 pub mod folder;
 mod port;
@@ -25,11 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::central::{Central, KnownSite};
-use self::configs::Choices;
+use self::certificate::OwnCertificate;
+use self::configs::{Choices, Tls};
 use self::folder::DataFolder;
 use self::port::Reserved;
 use self::process::{Addresses, Kept, Readiness, Spec};
 use self::redis::RedisServer;
+use self::shop::Snippet;
 use self::site::Site;
 use self::welcome::Welcome;
 use crate::ready::Probe;
@@ -38,6 +41,8 @@ use crate::status::running::{self, Board};
 const DATA: &str = "./data";
 /// The demo's figures are invented and must never mix with real ones.
 const DEMO_DATA: &str = "./demo-data";
+/// Beside 8080.
+const TLS_PORT: u16 = 8443;
 const DEMO_SITE: &str = "demo";
 /// Processes of a run that was killed die with it; the kernel needs a moment to bury them.
 const LEFTOVERS_WAIT: Duration = Duration::from_secs(5);
@@ -57,6 +62,16 @@ pub struct Args {
     /// Where dashboard and API are served (port 0: any free one)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
     central: SocketAddr,
+    /// Where the gateway also listens with TLS, and with HTTP/3 on the UDP port of the same number [default: --gateway's
+    /// address with port 8443, or any free port where --gateway has port 0]
+    #[arg(long, value_name = "ADDR")]
+    tls: Option<SocketAddr>,
+    /// A certificate for that, PEM; without one, one for this machine alone is made
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
     /// The gateway's URL as pages reach it, if it is not --gateway, such as `https://stats.example`
     #[arg(long, value_name = "URL", value_parser = public_url)]
     public_url: Option<String>,
@@ -83,6 +98,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     wait_for_leftovers(&folder).await?;
     let gateway = port::reserve("--gateway", args.gateway)?;
     port::check("--central", args.central)?;
+    let tls = args.tls.unwrap_or_else(|| tls_beside(args.gateway));
+    port::check("--tls", tls)?;
+    port::check_udp("--tls", tls)?;
     let shop = if args.demo { Some(listen_for_shop(args.shop).await?) } else { None };
 
     // The demo's visitors come from networks that only the demo's own database knows.
@@ -90,15 +108,24 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         None if args.demo => Some(shop::write_places(&folder)?),
         given => given,
     };
+    let own = match args.certificate {
+        None => Some(OwnCertificate::make(&folder)?),
+        Some(_) => None,
+    };
+    let (certificate, key) = match (&own, &args.certificate, &args.key) {
+        (None, Some(certificate), Some(key)) => (readable(certificate)?, readable(key)?),
+        (own, ..) => own.as_ref().map(|own| (own.file().to_owned(), own.file().to_owned())).unwrap_or_default(),
+    };
     let choices = Choices {
         gateway_listen: gateway.address,
+        tls: Tls { listen: tls, certificate, key },
         central_listen: args.central,
         gateway_url: args.public_url.clone().unwrap_or_else(|| port::url(gateway.address)),
         geo_database,
     };
     let mut roles = Roles::new(&folder)?;
     let served = tokio::select! {
-        served = serve(&args, &choices, redis, gateway, shop, &mut roles, &stop) => served,
+        served = serve(&args, &choices, own, redis, gateway, shop, &mut roles, &stop) => served,
         () = stop.cancelled() => Ok(()),
     };
     roles.drain().await;
@@ -110,25 +137,34 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
 async fn serve(
     args: &Args,
     choices: &Choices,
+    own: Option<OwnCertificate>,
     redis: RedisServer,
     gateway: Reserved,
     shop: Option<TcpListener>,
     roles: &mut Roles<'_>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let central_listen = roles.start(choices, redis, gateway).await?;
+    let (central_listen, tls) = roles.start(choices, redis, gateway).await?;
+    let tls = tls.map(|address| port::url_with_tls(address));
     let key = std::fs::read_to_string(roles.folder.api_key_file()).context("cannot read the API key")?;
     let central = Central::try_new(port::url(central_listen), key.trim().to_owned())?;
     make_sites(&central, &args.sites).await?;
     let shop = match shop {
-        Some(listener) => Some(open_shop(args, choices, &central, listener, roles, stop).await?),
+        Some(listener) => {
+            let secure = tls.clone().zip(own.clone());
+            Some(open_shop(args, choices, secure, &central, listener, roles, stop).await?)
+        }
         None => None,
     };
+    if let Some(own) = own {
+        tokio::spawn(own.renew(stop.clone()));
+    }
     let welcome = Welcome {
         folder: roles.folder,
         dashboard: port::url(central_listen),
         sign_in: central.sign_in_link().await?,
         gateway: choices.gateway_url.clone(),
+        tls,
         shop,
         sites: central.sites().await?,
     };
@@ -153,14 +189,14 @@ impl<'a> Roles<'a> {
         Ok(Self { folder, program, probe: Probe::try_new()?, board, kept: Vec::new() })
     }
 
-    /// Starts one after the other, each when the one before is ready, and says where central serves. A configuration
+    /// Starts one after the other, each when the one before is ready, and says where central serves, and the gateway with TLS. A configuration
     /// is written twice: with any port before the first start, with the port it got for every later one.
     async fn start(
         &mut self,
         choices: &Choices,
         redis: RedisServer,
         gateway_port: Reserved,
-    ) -> anyhow::Result<SocketAddr> {
+    ) -> anyhow::Result<(SocketAddr, Option<SocketAddr>)> {
         let folder = self.folder;
         let unknown = Addresses::default();
         let unwritable = || format!("cannot write into {}", folder.root().join("run").display());
@@ -182,7 +218,7 @@ impl<'a> Roles<'a> {
         drop(gateway_port);
         let gateway = self.keep(self.role("gateway")).await?;
         configs::write_gateway(folder, choices, uplink, gateway).with_context(unwritable)?;
-        Ok(listen)
+        Ok((listen, gateway.tls))
     }
 
     async fn keep(&mut self, spec: Spec) -> anyhow::Result<Addresses> {
@@ -226,6 +262,7 @@ async fn listen_for_shop(address: SocketAddr) -> anyhow::Result<TcpListener> {
 async fn open_shop(
     args: &Args,
     choices: &Choices,
+    secure: Option<(String, OwnCertificate)>,
     central: &Central,
     listener: TcpListener,
     roles: &Roles<'_>,
@@ -238,6 +275,7 @@ async fn open_shop(
     tokio::spawn({
         let stop = stop.clone();
         async move {
+            let snippet = Snippet { line: snippet, secure };
             if let Err(error) = shop::serve(listener, snippet, stop).await {
                 warn!(%error, "the shop closed");
             }
@@ -270,6 +308,11 @@ async fn wait_for_leftovers(folder: &DataFolder) -> anyhow::Result<()> {
         let pids: Vec<_> = pids.map(|process| process.pid.to_string()).collect();
         format!("processes of an earlier run still live (pid {}); end them and start again", pids.join(", "))
     })
+}
+
+/// Where TLS goes when nobody said: beside the gateway.
+fn tls_beside(gateway: SocketAddr) -> SocketAddr {
+    SocketAddr::new(gateway.ip(), if gateway.port() == 0 { 0 } else { TLS_PORT })
 }
 
 /// The absolute path of a file that the gateway will read.

@@ -48,8 +48,38 @@ pub struct Config {
     /// Seconds between saying "not ready" and leaving, so that whoever asks `/ready` notices. Default 0: a proxy that tries the
     /// next gateway when a connection is refused need not ask.
     pub leave_after_s: u64,
+    /// A second port, with TLS and HTTP/3. Default none.
+    pub tls: Option<Tls>,
     /// What one client may ask for.
     pub limits: Limits,
+}
+
+/// A port with TLS, and QUIC on the UDP port of the same number.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Where agents connect. Port 0 takes a free one. Default 127.0.0.1:8443.
+    #[serde(default = "Tls::default_listen")]
+    pub listen: SocketAddr,
+    /// A chain in PEM form, the gateway's own certificate first. Looked at every few seconds.
+    pub certificate: PathBuf,
+    /// Its private key, in PEM form.
+    pub key: PathBuf,
+    /// HTTP/3 and WebTransport too. Default true.
+    #[serde(default = "Tls::default_http3")]
+    pub http3: bool,
+    /// The UDP port as clients see it, if something in between gives it another number. Default none: that of `listen`.
+    pub http3_public_port: Option<u16>,
+}
+
+impl Tls {
+    fn default_listen() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 8443))
+    }
+
+    fn default_http3() -> bool {
+        true
+    }
 }
 
 /// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it. None
@@ -127,6 +157,7 @@ impl Default for Config {
             cores: 0,
             when_redis_is_away: WhenRedisIsAway::default(),
             leave_after_s: 0,
+            tls: None,
             limits: Limits::default(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use axum::extract::Request;
-use http::header;
+use http::{HeaderMap, HeaderValue, header};
 use proto::Message;
 use proto::agent::{Envelope, ServerFrame};
 use tokio::sync::{Semaphore, mpsc};
@@ -80,17 +80,18 @@ pub enum Taken {
 
 impl Door {
     /// Who sent a request.
-    pub fn client(&self, request: &Request) -> Client {
+    pub fn client_of(&self, request: &Request) -> Client {
         let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-        let header = |name| {
-            request
-                .headers()
-                .get(name)
-                .map(|value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        };
+        self.client(peer, request.headers())
+    }
+
+    /// Who is behind a peer that sent these headers.
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Client {
+        let header =
+            |name| headers.get(name).map(|value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let user_agent = header(header::USER_AGENT).unwrap_or_default();
         Client {
-            address: client_address(peer, &self.trusted_proxies, self.forwarded_header, request.headers()),
+            address: client_address(peer, &self.trusted_proxies, self.forwarded_header, headers),
             device: self.ingest.agents.look_up(&user_agent),
             user_agent,
             origin: header(header::ORIGIN),

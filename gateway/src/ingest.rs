@@ -19,7 +19,7 @@ use crate::validate::{self, BatchHead, Clocks, Undecodable, ValidEvent};
 use crate::visitor::{LocalDay, VisitorId};
 
 /// Who is on the other end of a connection. Address and user agent are hashed and looked up; they are never stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     /// Behind every trusted proxy.
     pub address: IpAddr,

@@ -1,7 +1,8 @@
 //! A gateway: where an event enters the region. Its way, file by file:
 //!
-//! [`listen`] takes the connection (one runtime a core), [`routes`] leads it to [`websocket`] (for a [`session`]) or
-//! [`post`], [`address`] says whose it is. [`door`] is what the cores share, and a transmission's way in: [`capacity`] and
+//! [`listen`] takes the connection (one runtime a core), with [`tls`] or without; [`quic`] hands those of HTTP/3 to it
+//! ([`http3`]). [`routes`] leads a request to [`websocket`], [`webtransport`] or [`grpc`] for a [`session`], and to [`post`] or
+//! [`grpc`] for one batch ([`unary`]); [`address`] says whose it is, [`idle`] whether it is used. [`door`] is what the cores share, and a transmission's way in: [`capacity`] and
 //! [`throttle`] may ask it to come later, [`ingest`] turns a transmission into
 //! a record: [`sites`] admits, [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve
 //! what the bytes do not say. [`log`] makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells
@@ -22,6 +23,9 @@ pub mod delivery;
 pub mod door;
 pub mod folder;
 pub mod geo;
+pub mod grpc;
+pub mod http3;
+pub mod idle;
 pub mod in_flight;
 pub mod ingest;
 pub mod listen;
@@ -31,6 +35,7 @@ pub mod outcomes;
 pub mod post;
 pub mod processes;
 pub mod proxy_protocol;
+pub mod quic;
 pub mod raw;
 pub mod routes;
 mod service;
@@ -38,12 +43,15 @@ pub mod session;
 pub mod sites;
 pub mod source;
 pub mod throttle;
+pub mod tls;
 pub mod trim;
+pub mod unary;
 pub mod uplink;
 pub mod user_agent;
 pub mod validate;
 pub mod visitor;
 pub mod websocket;
+pub mod webtransport;
 
 pub use config::Config;
 pub use service::{Error, run};

@@ -11,23 +11,18 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use proto::Message;
 use proto::agent::{Reason, ServerFrame};
 use proto::limits::MESSAGE_BYTES_MAX;
-use tokio::sync::mpsc;
-use tokio::time::sleep;
 
-use crate::answer::{Answer, Refusal, frames};
-use crate::door::{Door, Taken};
+use crate::answer::{Refusal, frames};
+use crate::door::Door;
+use crate::unary::{self, Asked};
 use crate::validate;
 
-/// A client on a page that is going away does not wait longer, and a proxy in between seldom.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Nor longer than this on a gateway that leaves.
-const LEAVING_MAX: Duration = Duration::from_secs(5);
 /// A body this slow is not a browser's.
 const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// `POST /v1/batch`: an `Envelope`; the answer is a `ServerFrame`, its status says the same.
 pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response {
-    let client = door.client(&request);
+    let client = door.client_of(&request);
     let origin = request.headers().get(header::ORIGIN).cloned();
     let body = match read_body(request).await {
         Ok(body) => body,
@@ -37,45 +32,18 @@ pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response 
         Ok(envelope) => envelope,
         Err(reason) => return refuse(&door, &Refusal::of_frame(reason), origin),
     };
-    let (session, mut answers) = mpsc::channel::<Answer>(1);
-    let too_late = async {
-        let leaving = async {
-            door.stop.cancelled().await;
-            sleep(LEAVING_MAX).await;
-        };
-        tokio::select! {
-            biased;
-            () = leaving => {}
-            () = sleep(ANSWER_MAX) => {}
+    match unary::ask(&door, &client, &envelope, "post").await {
+        Asked::Answered(answer) => {
+            let status = if answer.refused.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+            let frame = frames(&[answer], door.ingest.clock.now_ms()).pop().unwrap_or_default();
+            self::answer(status, &frame, origin)
         }
-    };
-    let answered = async {
-        match door.take(&client, &envelope.site, &envelope, None, "post", &session).await {
-            Taken::Submitted => Ok(answers.recv().await),
-            Taken::Stopping => Ok(None),
-            not_taken => Err(not_taken),
-        }
-    };
-    let answered = tokio::select! {
-        biased;
-        answered = answered => answered,
-        () = too_late => Ok(None),
-    };
-    match answered {
-        Ok(Some(counted)) => {
-            let status = if counted.refused.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-            let frame = frames(&[counted], door.ingest.clock.now_ms()).pop().unwrap_or_default();
-            answer(status, &frame, origin)
-        }
-        Err(Taken::Refused(refusal)) => refuse(&door, &refusal, origin),
-        Err(Taken::Later { frame, wait_ms }) => {
+        Asked::Refused(refusal) => refuse(&door, &refusal, origin),
+        Asked::Later { frame, wait_ms } => {
             let mut response = answer(StatusCode::TOO_MANY_REQUESTS, &frame, origin);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
             response
         }
-        // It may be counted yet, so the answer does not name it: to the agent a named refusal means that it was not taken, and
-        // a batch that was never taken may get another number.
-        Ok(None) | Err(_) => refuse(&door, &Refusal::of_frame(Reason::Unavailable), origin),
     }
 }
 

@@ -7,11 +7,17 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tower_http::compression::CompressionLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::door::Door;
-use crate::{agent_files, post, websocket};
+use crate::{agent_files, grpc, post, websocket};
+
+const NO_SNIFFING: HeaderValue = HeaderValue::from_static("nosniff");
+/// A gateway serves no page: what a browser is made to open as one may load nothing, run nothing and be framed by nobody.
+const NO_PAGE: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox");
+const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 
 /// The routes of one core.
 pub fn router(door: Arc<Door>) -> Router {
@@ -26,8 +32,12 @@ pub fn router(door: Arc<Door>) -> Router {
         .route("/v1/batch", axum::routing::post(post::batch).options(post::preflight))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(ready))
-        .with_state(door)
+        .with_state(Arc::clone(&door))
         .merge(files)
+        .merge(grpc::router(door))
+        .layer(SetResponseHeaderLayer::if_not_present(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFFING))
+        .layer(SetResponseHeaderLayer::if_not_present(header::CONTENT_SECURITY_POLICY, NO_PAGE))
+        .layer(SetResponseHeaderLayer::if_not_present(header::REFERRER_POLICY, NO_REFERRER))
 }
 
 async fn ready(State(door): State<Arc<Door>>) -> Response {

@@ -3,12 +3,14 @@
 mod enter;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use http::HeaderValue;
 use prometheus_client::registry::Registry;
 use proto::dial::{Dial, DialError, Dialer};
 use regional_redis::Shard;
@@ -29,11 +31,13 @@ use crate::folder::{Folder, FolderError, write_durably};
 use crate::geo::{Geo, GeoError};
 use crate::in_flight::InFlight;
 use crate::ingest::Ingest;
-use crate::listen::{self, BindError};
+use crate::listen::{self, BindError, Ports, Secure};
 use crate::log::{Log, LogError, Opened};
 use crate::metrics::Metrics;
+use crate::quic;
 use crate::sites::Sites;
 use crate::throttle::Throttles;
+use crate::tls::{Certificates, TlsError};
 use crate::user_agent::{Agents, AgentsError};
 
 /// The one shard there is so far.
@@ -65,6 +69,9 @@ pub enum Error {
     /// A port.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The way to central.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -106,8 +113,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         agents: Arc::new(Agents::try_new()?),
         geo: config.geo_database.as_deref().map(Geo::try_open).transpose()?,
     });
-    let (bound, listeners) = listen::bind(config.listen, cores)?;
-    let admin = serve_admin(&config, bound, Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) }).await?;
+    let serving = CancellationToken::new();
+    let _ends_with_this = serving.clone().drop_guard();
+    let Bound { address: bound, tls: bound_tls, ports, quic, certificates } = bind(&config, cores, &serving)?;
+    let admin =
+        serve_admin(&config, (bound, bound_tls), Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) })
+            .await?;
 
     let (mut opened, mut opened_as) = (Log::open(&folder.log(SHARD), folder.id(), SHARD)?, folder.id());
     let around = Surroundings { config: &config, dial, ingest: &ingest, metrics: &metrics, stop: &stop };
@@ -178,8 +189,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let delivery = Arc::clone(&entrance.delivery);
 
     // From the page to the log.
-    let serving = CancellationToken::new();
-    let _ends_with_this = serving.clone().drop_guard();
+    let _following = certificates.map(|certificates| AbortOnDropHandle::new(tokio::spawn(certificates.follow())));
     let room = Arc::new(Semaphore::new(ROOM_KIB as usize));
     let throttles = Arc::new(Throttles::new(&config.limits));
     let forgetful = Arc::clone(&throttles);
@@ -205,9 +215,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         sessions: TaskTracker::new(),
         stop: stop.clone(),
     };
-    let served = serve_cores(listeners, || door(&serving))?;
+    let mut served = serve_cores(ports, || door(&serving))?;
+    served.extend(quic);
     drop(submit);
-    tracing::info!(address = %bound, admin = %admin, gateway = %folder.id(), cores, "gateway ready");
+    let secure = bound_tls.map(tracing::field::display);
+    tracing::info!(address = %bound, tls = secure, admin = %admin, gateway = %folder.id(), cores, "gateway ready");
 
     let early = tokio::select! {
         biased;
@@ -243,9 +255,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
 
 async fn serve_admin(
     config: &Config,
-    listen: std::net::SocketAddr,
+    (listen, tls): (SocketAddr, Option<SocketAddr>),
     state: Admin,
-) -> Result<std::net::SocketAddr, Error> {
+) -> Result<SocketAddr, Error> {
     let failed = |source| BindError { address: config.admin, setting: "`admin`", source };
     let listener = tokio::net::TcpListener::bind(config.admin).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
@@ -255,26 +267,65 @@ async fn serve_admin(
         }
     });
     if let Some(path) = &config.address_file {
-        let text = serde_json::json!({ "listen": listen, "admin": bound }).to_string();
+        let text = serde_json::json!({ "listen": listen, "tls": tls, "admin": bound }).to_string();
         write_durably(path, text.as_bytes()).map_err(|source| Error::AddressFile { path: path.clone(), source })?;
     }
     Ok(bound)
 }
 
-/// A thread and a runtime for each listener.
-fn serve_cores(
-    listeners: Vec<std::net::TcpListener>,
-    door: impl Fn() -> Door,
-) -> Result<Vec<thread::JoinHandle<io::Result<()>>>, Error> {
-    let serve = |(core, listener): (usize, std::net::TcpListener)| {
+/// What is listened on, with nobody served yet.
+struct Bound {
+    address: SocketAddr,
+    tls: Option<SocketAddr>,
+    /// One a core.
+    ports: Vec<Ports>,
+    quic: Option<thread::JoinHandle<io::Result<()>>>,
+    certificates: Option<Arc<Certificates>>,
+}
+
+fn bind(config: &Config, cores: usize, serving: &CancellationToken) -> Result<Bound, Error> {
+    let (address, listeners) = listen::bind(config.listen, "`listen`", cores)?;
+    let plain = listeners.into_iter().map(|plain| Ports { plain, tls: None, quic: None });
+    let mut bound = Bound { address, tls: None, ports: plain.collect(), quic: None, certificates: None };
+    let Some(tls) = &config.tls else { return Ok(bound) };
+    let certificates = Certificates::open(&tls.certificate, &tls.key)?;
+    let acceptor = certificates.acceptor()?;
+    let (address, listeners, socket) = match tls.http3 {
+        true => listen::bind_with_udp(tls.listen, "`tls.listen`", cores).map(|(a, l, socket)| (a, l, Some(socket)))?,
+        false => listen::bind(tls.listen, "`tls.listen`", cores).map(|(a, l)| (a, l, None))?,
+    };
+    let alt_svc = socket.as_ref().map(|_| alt_svc(tls.http3_public_port.unwrap_or(address.port())));
+    for (ports, listener) in bound.ports.iter_mut().zip(listeners) {
+        ports.tls = Some(Secure { listener, acceptor: acceptor.clone(), alt_svc: alt_svc.clone() });
+    }
+    if let Some(socket) = socket {
+        let serving =
+            quic::start(socket, certificates.quic()?, &config.limits, cores, serving.clone()).map_err(Error::Thread)?;
+        for (ports, connections) in bound.ports.iter_mut().zip(serving.cores) {
+            ports.quic = Some(connections);
+        }
+        bound.quic = Some(serving.thread);
+    }
+    (bound.tls, bound.certificates) = (Some(address), Some(certificates));
+    Ok(bound)
+}
+
+/// HTTP/3 on this port of the same host, for a day.
+fn alt_svc(port: u16) -> HeaderValue {
+    HeaderValue::try_from(format!("h3=\":{port}\"; ma=86400")).expect("digits and quotes")
+}
+
+/// A thread and a runtime for each core.
+fn serve_cores(ports: Vec<Ports>, door: impl Fn() -> Door) -> Result<Vec<thread::JoinHandle<io::Result<()>>>, Error> {
+    let serve = |(core, ports): (usize, Ports)| {
         let door = Arc::new(door());
         let body = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(listen::serve(listener, door))
+            runtime.block_on(listen::serve(ports, door))
         };
         thread::Builder::new().name(format!("core-{core}")).spawn(body).map_err(Error::Thread)
     };
-    listeners.into_iter().enumerate().map(serve).collect()
+    ports.into_iter().enumerate().map(serve).collect()
 }
 
 async fn join(threads: Vec<thread::JoinHandle<io::Result<()>>>) -> Result<(), Error> {

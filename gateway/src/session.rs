@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use proto::agent::{Config, Drain, Envelope, Reason, ServerFrame, Welcome, client_frame, server_frame::Frame};
+use proto::agent::{
+    ClientFrame, Config, Drain, Envelope, Reason, ServerFrame, Welcome, client_frame, server_frame::Frame,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -18,9 +20,9 @@ use crate::validate;
 /// Batches of one session between arrival and answer; beyond it the session reads no further. Agents keep to 8.
 const IN_FLIGHT_MAX: usize = 64;
 /// How long an open batch may wait in the agent.
-const FLUSH_INTERVAL_MS: u32 = 500;
+pub const FLUSH_INTERVAL_MS: u32 = 500;
 /// Agents leave a draining gateway within this time, each at a random moment of it. Until then they are served.
-const DRAIN_WITHIN_MS: u32 = 2_000;
+pub const DRAIN_WITHIN_MS: u32 = 2_000;
 /// Who has not left by then is closed.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// A client that does not read its answers is cut.
@@ -46,6 +48,8 @@ pub trait Transport: Send {
 pub enum Received {
     /// The bytes of a `ClientFrame`.
     Frame(Bytes),
+    /// The same, from a transport that has decoded it.
+    Decoded(Box<ClientFrame>),
     /// A sign of life that is no frame.
     Alive,
     /// What cannot be a frame, whatever is in it.
@@ -158,7 +162,12 @@ impl<T: Transport> Session<T> {
         while let Some(received) = next {
             match received {
                 Received::Frame(bytes) => {
-                    if self.take(&bytes).await? {
+                    if self.take(validate::decode_frame(&bytes).map_err(refused)?).await? {
+                        return Ok(true);
+                    }
+                }
+                Received::Decoded(frame) => {
+                    if self.take(*frame).await? {
                         return Ok(true);
                     }
                 }
@@ -171,8 +180,8 @@ impl<T: Transport> Session<T> {
         Ok(false)
     }
 
-    async fn take(&mut self, bytes: &[u8]) -> Result<bool, End> {
-        match validate::decode_frame(bytes).map_err(refused)?.frame {
+    async fn take(&mut self, frame: ClientFrame) -> Result<bool, End> {
+        match frame.frame {
             Some(client_frame::Frame::Hello(hello)) => {
                 let admitted = self.door.ingest.sites.table().admit(&hello.site, self.client.origin.as_deref());
                 admitted.map_err(refused)?;
@@ -182,7 +191,7 @@ impl<T: Transport> Session<T> {
                     region: self.door.region.clone(),
                     config: Some(Config { flush_interval_ms: FLUSH_INTERVAL_MS }),
                 };
-                self.send(&[frame(Frame::Welcome(welcome))]).await?;
+                self.send(&[answer::frame(Frame::Welcome(welcome))]).await?;
             }
             Some(client_frame::Frame::Batch(envelope)) => self.take_batch(&envelope).await?,
             Some(client_frame::Frame::Bye(_)) => return Ok(true),

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::door::Door;
+use crate::idle::Usage;
 use crate::session::{self, Close, Gone, Received, Transport};
 use crate::validate;
 
@@ -31,13 +32,16 @@ pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// `GET /v1/stream` by HTTP/1, extended `CONNECT` (RFC 8441) by HTTP/2: from here on a session.
 pub async fn upgrade(State(door): State<Arc<Door>>, mut request: Request) -> Response {
-    let client = door.client(&request);
+    let client = door.client_of(&request);
     let (response, upgrade) = match accept(&mut request) {
         Ok(accepted) => accepted,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
+    // By HTTP/2 the connection is that of other streams too, and in use for as long as this one lasts.
+    let in_use = request.extensions().get::<Arc<Usage>>().map(Usage::begin);
     let sessions = door.sessions.clone();
     sessions.spawn(async move {
+        let _in_use = in_use;
         match upgrade.await {
             Ok(upgraded) => session::serve(WebSocket::new(upgraded).await, client, door).await,
             Err(error) => tracing::debug!(%error, "an upgrade did not complete"),
@@ -48,18 +52,20 @@ pub async fn upgrade(State(door): State<Arc<Door>>, mut request: Request) -> Res
 
 /// The handshake alone: the response, and the connection once that has been sent. `Err` is the response to a request that asks
 /// for no WebSocket.
-pub fn accept(request: &mut Request) -> Result<(Response, OnUpgrade), Response> {
+pub fn accept(request: &mut Request) -> Result<(Response, OnUpgrade), Box<Response>> {
     let response = if request.method() == Method::CONNECT {
         let asks = request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket");
         if !asks || !has(request.headers(), header::SEC_WEBSOCKET_VERSION, "13") {
             let message = "by HTTP/2 ask with :protocol = websocket and sec-websocket-version = 13\n";
-            return Err((StatusCode::BAD_REQUEST, message).into_response());
+            return Err((StatusCode::BAD_REQUEST, message).into_response().into());
         }
         StatusCode::OK.into_response()
     } else {
         let Some(key) = accept_key(request.headers()) else {
             let message = "this is a WebSocket endpoint: connect with an agent, or POST one batch to /v1/batch\n";
-            return Err((StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, "websocket")], message).into_response());
+            return Err((StatusCode::UPGRADE_REQUIRED, [(header::UPGRADE, "websocket")], message)
+                .into_response()
+                .into());
         };
         let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
         let headers = response.headers_mut();
@@ -70,7 +76,7 @@ pub fn accept(request: &mut Request) -> Result<(Response, OnUpgrade), Response> 
     };
     match request.extensions_mut().remove::<OnUpgrade>() {
         Some(upgrade) => Ok((response, upgrade)),
-        None => Err((StatusCode::BAD_REQUEST, "this connection cannot be upgraded\n").into_response()),
+        None => Err((StatusCode::BAD_REQUEST, "this connection cannot be upgraded\n").into_response().into()),
     }
 }
 

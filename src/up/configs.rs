@@ -22,10 +22,19 @@ const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4
 #[derive(Clone, Debug)]
 pub struct Choices {
     pub gateway_listen: SocketAddr,
+    pub tls: Tls,
     pub central_listen: SocketAddr,
     /// The gateway's URL as pages reach it.
     pub gateway_url: String,
     pub geo_database: Option<PathBuf>,
+}
+
+/// The gateway's second port.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tls {
+    pub listen: SocketAddr,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Serialize)]
@@ -68,6 +77,7 @@ struct Gateway {
     #[serde(skip_serializing_if = "Option::is_none")]
     geo_database: Option<PathBuf>,
     address_file: PathBuf,
+    tls: Tls,
 }
 
 /// The file of `role`'s configuration.
@@ -132,6 +142,7 @@ pub fn write_gateway(
         trusted_proxies: TRUSTED_PROXIES,
         geo_database: choices.geo_database.clone(),
         address_file: address_file(folder, "gateway"),
+        tls: Tls { listen: known.tls.unwrap_or(choices.tls.listen), ..choices.tls.clone() },
     };
     write(&file(folder, "gateway"), &config)
 }

@@ -1,7 +1,7 @@
 //! Addresses that people choose: tried before anything is started, so that a port in use is named together with its flag.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use thiserror::Error;
 use tokio::net::TcpSocket;
@@ -31,6 +31,11 @@ pub fn check(flag: &'static str, address: SocketAddr) -> Result<(), PortError> {
     TcpListener::bind(address).map(drop).map_err(|source| explain(flag, address, source))
 }
 
+/// The same for UDP.
+pub fn check_udp(flag: &'static str, address: SocketAddr) -> Result<(), PortError> {
+    UdpSocket::bind(address).map(drop).map_err(|source| explain(flag, address, source))
+}
+
 /// A port that is known, and kept from others, before its listener starts.
 pub struct Reserved {
     /// With a real port, also where 0 was asked for.
@@ -55,12 +60,21 @@ pub fn reserve(flag: &'static str, address: SocketAddr) -> Result<Reserved, Port
 }
 
 /// The URL of a listener as this machine's own programs reach it: "all addresses" is none to connect to.
-pub fn url(mut address: SocketAddr) -> String {
+pub fn url(address: SocketAddr) -> String {
+    format!("http://{}", reachable(address))
+}
+
+/// The same for one with TLS.
+pub fn url_with_tls(address: SocketAddr) -> String {
+    format!("https://{}", reachable(address))
+}
+
+fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
     }
-    format!("http://{address}")
+    address
 }
 
 fn explain(flag: &'static str, address: SocketAddr, source: std::io::Error) -> PortError {
@@ -111,6 +125,7 @@ mod tests {
     fn a_url_is_one_that_can_be_opened() {
         assert_eq!(url("127.0.0.1:8080".parse().unwrap()), "http://127.0.0.1:8080");
         assert_eq!(url("0.0.0.0:8080".parse().unwrap()), "http://127.0.0.1:8080");
+        assert_eq!(url_with_tls("0.0.0.0:8443".parse().unwrap()), "https://127.0.0.1:8443");
         assert_eq!(url("[::]:8080".parse().unwrap()), "http://[::1]:8080");
     }
 }

@@ -59,6 +59,7 @@ pub enum Readiness {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub struct Addresses {
     pub listen: Option<SocketAddr>,
+    pub tls: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub uplink: Option<SocketAddr>,
 }

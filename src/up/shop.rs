@@ -14,6 +14,7 @@ use rust_embed::{Embed, EmbeddedFile};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::certificate::OwnCertificate;
 use super::folder::DataFolder;
 
 /// Where a page wants its snippet.
@@ -35,9 +36,27 @@ pub fn write_places(folder: &DataFolder) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// The line for pages.
+#[derive(Clone, Debug)]
+pub struct Snippet {
+    /// As central gives it.
+    pub line: String,
+    /// Where the gateway speaks TLS, with a certificate that no browser knows: a page has to name it.
+    pub secure: Option<(String, OwnCertificate)>,
+}
+
+impl Snippet {
+    /// As it is now: the certificate changes.
+    fn html(&self) -> String {
+        let Some((url, certificate)) = &self.secure else { return self.line.clone() };
+        let more = format!(" data-webtransport=\"{url}\" data-certificate-hash=\"{}\" data-site=", certificate.hash());
+        self.line.replacen(" data-site=", &more, 1)
+    }
+}
+
 /// Serves the shop with `snippet` in every page until `stop`.
-pub async fn serve(listener: TcpListener, snippet: String, stop: CancellationToken) -> std::io::Result<()> {
-    let shop = Router::new().fallback(page).with_state(Arc::<str>::from(snippet));
+pub async fn serve(listener: TcpListener, snippet: Snippet, stop: CancellationToken) -> std::io::Result<()> {
+    let shop = Router::new().fallback(page).with_state(Arc::new(snippet));
     axum::serve(listener, shop).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
@@ -50,7 +69,7 @@ pub fn origins(address: SocketAddr) -> Vec<String> {
     origins
 }
 
-async fn page(State(snippet): State<Arc<str>>, uri: Uri) -> Response {
+async fn page(State(snippet): State<Arc<Snippet>>, uri: Uri) -> Response {
     let Some((file, path)) = find(uri.path()) else {
         return (StatusCode::NOT_FOUND, "no such page in this shop\n").into_response();
     };
@@ -60,7 +79,7 @@ async fn page(State(snippet): State<Arc<str>>, uri: Uri) -> Response {
     if !path.ends_with(".html") {
         return (headers, Body::from(file.data.into_owned())).into_response();
     }
-    let html = String::from_utf8_lossy(&file.data).replace(SNIPPET_MARK, &snippet);
+    let html = String::from_utf8_lossy(&file.data).replace(SNIPPET_MARK, &snippet.html());
     (headers, html).into_response()
 }
 
@@ -92,14 +111,20 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let snippet = "<script defer src=\"http://127.0.0.1:1/tideline.js\" data-site=\"demo\"></script>";
-        let server = tokio::spawn(serve(listener, snippet.to_owned(), stop.clone()));
+        let data = tempfile::tempdir().unwrap();
+        let certificate = OwnCertificate::make(&DataFolder::open(&data.path().join("data")).unwrap()).unwrap();
+        let line = snippet.to_owned();
+        let secure = Some(("https://127.0.0.1:2".to_owned(), certificate.clone()));
+        let server = tokio::spawn(serve(listener, Snippet { line, secure }, stop.clone()));
+        let more = "data-webtransport=\"https://127.0.0.1:2\" data-certificate-hash=";
+        let snippet = snippet.replace("data-site", &format!("{more}\"{}\" data-site", certificate.hash()));
 
         let home = get(&format!("http://{address}/?utm_source=x")).await;
         assert_eq!((home.0, home.1.as_str()), (StatusCode::OK, "text/html; charset=utf-8"));
-        assert!(home.2.contains(snippet) && !home.2.contains(SNIPPET_MARK));
+        assert!(home.2.contains(&snippet) && !home.2.contains(SNIPPET_MARK));
         let view = get(&format!("http://{address}/app/tides")).await;
         assert_eq!(view, get(&format!("http://{address}/app/")).await);
-        assert!(view.2.contains(snippet));
+        assert!(view.2.contains(&snippet));
         let style = get(&format!("http://{address}/shop.css")).await;
         assert_eq!((style.0, style.1.as_str()), (StatusCode::OK, "text/css; charset=utf-8"));
         assert!(get(&format!("http://{address}/app/app.js")).await.1.contains("javascript"));

@@ -12,6 +12,7 @@ pub struct Welcome<'a> {
     pub dashboard: String,
     pub sign_in: String,
     pub gateway: String,
+    pub tls: Option<String>,
     pub shop: Option<String>,
     pub sites: Vec<KnownSite>,
 }
@@ -29,6 +30,9 @@ impl Display for Welcome<'_> {
         writeln!(f, "  Dashboard  {}", self.dashboard)?;
         writeln!(f, "  Sign in    {}  (works once, for 24 hours)", self.sign_in)?;
         writeln!(f, "  Gateway    {}", self.gateway)?;
+        if let Some(tls) = &self.tls {
+            writeln!(f, "             {tls}  (TLS and HTTP/3)")?;
+        }
         if let Some(shop) = &self.shop {
             writeln!(f, "  Demo shop  {shop}")?;
         }

@@ -9,6 +9,10 @@ use crate::session::tests::{ORIGIN, door, envelope, next};
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:141.0) Gecko/20100101 Firefox/141.0";
 
+fn plain(listeners: Vec<StdListener>) -> Ports {
+    Ports { plain: listeners.into_iter().next().unwrap(), tls: None, quic: None }
+}
+
 async fn post(stream: &mut TcpStream, door: &Door, seq: u32) {
     let body = Envelope { site: "shop".into(), ..envelope(door, seq) }.encode_to_vec();
     let head = format!(
@@ -30,8 +34,8 @@ async fn last_answer(mut stream: TcpStream) -> (String, Frame) {
 #[tokio::test]
 async fn a_leaving_gateway_finishes_its_requests_and_takes_no_new_connection() {
     let (door, mut submissions) = door(WhenRedisIsAway::Refuse);
-    let (address, listeners) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-    let serving = tokio::spawn(serve(listeners.into_iter().next().unwrap(), Arc::clone(&door)));
+    let (address, listeners) = bind("127.0.0.1:0".parse().unwrap(), "`listen`", 1).unwrap();
+    let serving = tokio::spawn(serve(plain(listeners), Arc::clone(&door)));
 
     let mut in_progress = TcpStream::connect(address).await.unwrap();
     post(&mut in_progress, &door, 1).await;
@@ -54,8 +58,8 @@ async fn a_leaving_gateway_finishes_its_requests_and_takes_no_new_connection() {
 #[tokio::test]
 async fn a_post_is_asked_to_come_later_while_redis_is_away() {
     let (door, _submissions) = door(WhenRedisIsAway::Refuse);
-    let (address, listeners) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
-    let _serving = tokio::spawn(serve(listeners.into_iter().next().unwrap(), Arc::clone(&door)));
+    let (address, listeners) = bind("127.0.0.1:0".parse().unwrap(), "`listen`", 1).unwrap();
+    let _serving = tokio::spawn(serve(plain(listeners), Arc::clone(&door)));
     door.capacity.redis_counts(false);
     let mut stream = TcpStream::connect(address).await.unwrap();
     post(&mut stream, &door, 3).await;

@@ -7,6 +7,11 @@ use super::*;
 fn choices() -> Choices {
     Choices {
         gateway_listen: "127.0.0.1:8080".parse().unwrap(),
+        tls: Tls {
+            listen: "127.0.0.1:8443".parse().unwrap(),
+            certificate: "/tls/certificate.pem".into(),
+            key: "/tls/key.pem".into(),
+        },
         central_listen: "127.0.0.1:0".parse().unwrap(),
         gateway_url: "https://stats.example".into(),
         geo_database: Some("/geo/places.mmdb".into()),
@@ -15,7 +20,7 @@ fn choices() -> Choices {
 
 fn known() -> Addresses {
     let address = |port| Some(SocketAddr::from(([127, 0, 0, 1], port)));
-    Addresses { listen: address(1), admin: address(2), uplink: address(3) }
+    Addresses { listen: address(1), admin: address(2), uplink: address(3), tls: address(4) }
 }
 
 fn parsed<C: DeserializeOwned>(folder: &DataFolder, role: &str) -> C {
@@ -39,7 +44,8 @@ fn every_role_reads_what_is_written_for_it() {
         let central: central::Config = parsed(&folder, "central");
         assert_eq!(central.data, folder.root().join("central"));
         let _: aggregator::Config = parsed(&folder, "aggregator");
-        let _: gateway::Config = parsed(&folder, "gateway");
+        let gateway: gateway::Config = parsed(&folder, "gateway");
+        assert_eq!(gateway.tls.unwrap().listen.port(), known.tls.map_or(8443, |address| address.port()));
     }
 }
 

@@ -1,0 +1,151 @@
+//! QUIC: one socket and one endpoint for the whole gateway, whose connections are handed to the cores in turn. With a socket a
+//! core the kernel would send the packets of a client that changes its address, as phones do, to a core that does not know it.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Limits;
+
+/// Of one connection at once: an agent has one and now and then asks for a file.
+const STREAMS_MAX: u32 = 16;
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// WebTransport asks for datagrams. Nobody sends any, so they get no room.
+const DATAGRAM_BYTES: usize = 1200;
+/// Handshakes at once, the dearest that a stranger can ask for: some 10 ms each on one core, times what may wait for a second.
+const HANDSHAKES_MAX: usize = 256;
+/// From so many on, a client must show that its address is its own before anything is computed for it.
+const VALIDATE_FROM: usize = 32;
+/// Bytes kept of what strangers sent before their handshake begins, of one and of all.
+const EARLY_BYTES_MAX: u64 = 16 * 1024;
+const EARLY_BYTES_MAX_ALL: u64 = 4 * 1024 * 1024;
+/// Connections on their way to one core. Full: the next core is asked, then the client comes again by itself.
+const HANDOVER_QUEUE: usize = 64;
+/// How long connections may take to leave, and a little longer than the cores wait for them.
+const DRAIN_MAX: Duration = Duration::from_secs(9);
+
+/// A client's first packet, on the core that is to answer it.
+#[derive(Debug)]
+pub struct Arrived {
+    incoming: Incoming,
+    handshake: OwnedSemaphorePermit,
+}
+
+impl Arrived {
+    /// The handshake, and what is to be dropped when it is over.
+    pub fn take(self) -> (Incoming, OwnedSemaphorePermit) {
+        (self.incoming, self.handshake)
+    }
+
+    /// Says no.
+    pub fn refuse(self) {
+        self.incoming.refuse();
+    }
+}
+
+/// A socket that is served.
+#[derive(Debug)]
+pub struct Serving {
+    /// A queue for each core.
+    pub cores: Vec<mpsc::Receiver<Arrived>>,
+    /// Ends once the gateway leaves and every connection is gone.
+    pub thread: thread::JoinHandle<io::Result<()>>,
+}
+
+/// Serves the socket on a thread of its own until `stop` and until every connection is gone.
+pub fn start(
+    socket: UdpSocket,
+    crypto: QuicServerConfig,
+    limits: &Limits,
+    cores: usize,
+    stop: CancellationToken,
+) -> io::Result<Serving> {
+    let config = server_config(crypto, limits);
+    let (to_cores, cores) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
+    let body = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(serve(socket, config, to_cores, stop))
+    };
+    Ok(Serving { cores, thread: thread::Builder::new().name("quic".into()).spawn(body)? })
+}
+
+async fn serve(
+    socket: UdpSocket,
+    config: ServerConfig,
+    cores: Vec<mpsc::Sender<Arrived>>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut turn = 0;
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            incoming = endpoint.accept() => incoming,
+        };
+        let Some(incoming) = incoming else { break };
+        let busy = HANDSHAKES_MAX - handshakes.available_permits() >= VALIDATE_FROM;
+        if busy && !incoming.remote_address_validated() && incoming.may_retry() {
+            if let Err(error) = incoming.retry() {
+                tracing::debug!(%error, "a client could not be asked for its address");
+            }
+            continue;
+        }
+        // Without an answer it sends its first packet again, later.
+        let Ok(handshake) = Arc::clone(&handshakes).try_acquire_owned() else {
+            incoming.ignore();
+            continue;
+        };
+        turn = (turn + 1) % cores.len();
+        hand_over(&cores, turn, Arrived { incoming, handshake });
+    }
+    endpoint.set_server_config(None);
+    drop(cores);
+    let _ = timeout(DRAIN_MAX, endpoint.wait_idle()).await;
+    Ok(())
+}
+
+/// To this core, or to the next one that has room.
+fn hand_over(cores: &[mpsc::Sender<Arrived>], first: usize, mut arrived: Arrived) {
+    for place in 0..cores.len() {
+        match cores[(first + place) % cores.len()].try_send(arrived) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => arrived = back,
+        }
+    }
+    arrived.incoming.ignore();
+}
+
+fn server_config(crypto: QuicServerConfig, limits: &Limits) -> ServerConfig {
+    let mut transport = TransportConfig::default();
+    // Whoever is silent is asked by QUIC itself; whoever does not answer is gone.
+    let idle = Duration::from_secs(limits.idle_s);
+    transport
+        .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        .max_concurrent_uni_streams(STREAMS_MAX.into())
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(CONNECTION_WINDOW_BYTES.into())
+        .send_window(CONNECTION_WINDOW_BYTES.into())
+        .datagram_receive_buffer_size(Some(DATAGRAM_BYTES))
+        .datagram_send_buffer_size(DATAGRAM_BYTES)
+        .keep_alive_interval(Some(idle / 2))
+        .max_idle_timeout(Some(IdleTimeout::try_from(2 * idle).unwrap_or_else(|_| IdleTimeout::from(VarInt::MAX))));
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config
+        .transport_config(Arc::new(transport))
+        .migration(true)
+        .max_incoming(2 * HANDSHAKES_MAX)
+        .incoming_buffer_size(EARLY_BYTES_MAX)
+        .incoming_buffer_size_total(EARLY_BYTES_MAX_ALL);
+    config
+}
