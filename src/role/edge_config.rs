@@ -8,13 +8,15 @@ fn text(role: &str) -> String {
     std::fs::read_to_string(format!("{}/edge-config/{role}.toml", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The same file with its examples in force: `# key = value` loses its mark, sentences stay comments.
+/// The same file with its examples in force: `# key = value` and `# [section]` lose their mark, sentences stay comments.
 fn with_examples(text: &str) -> String {
+    let is_section = |line: &str| line.starts_with('[') && line.ends_with(']');
     let is_key = |line: &str| {
         line.split_once(" = ")
             .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()))
     };
-    let line = |line: &str| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line).to_owned();
+    let line =
+        |line: &str| line.strip_prefix("# ").filter(|rest| is_key(rest) || is_section(rest)).unwrap_or(line).to_owned();
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 

@@ -133,6 +133,7 @@ impl Instance {
         let addresses = folder.path().join("addresses.json");
         config.insert("listen".into(), "127.0.0.1:0".into());
         config.insert("admin".into(), "127.0.0.1:0".into());
+        config["tls"]["listen"] = "127.0.0.1:0".into();
         config.insert("data".into(), folder.path().join("gateway").to_str().unwrap().into());
         config.insert("address_file".into(), addresses.to_str().unwrap().into());
         for (key, value) in settings.parse::<toml::Table>().unwrap() {

@@ -9,6 +9,7 @@ mod operator;
 mod proxies;
 mod start;
 mod survival;
+mod transports;
 mod visits;
 
 use harness::page;

@@ -16,6 +16,7 @@ pub mod region;
 pub mod small_disk;
 pub mod strace;
 pub mod torture;
+pub mod webtransport;
 
 /// The site of every test.
 pub const SITE: &str = "shop";
