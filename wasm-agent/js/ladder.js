@@ -4,7 +4,7 @@
 
 import { guarded } from './page.js';
 import { grpcWeb, post, webSocket, webTransport } from './transports.js';
-import { GREETING } from './wire.js';
+import { DRAIN, GREETING } from './wire.js';
 
 // UDP that passes at all has a session in two round trips; where it does not, this is all that the wait costs.
 const WEB_TRANSPORT_MS = 1_500;
@@ -35,6 +35,7 @@ export const startLadder = (base, site, { webtransport, certificateHash }) => {
   let tried = false;
   let stores = false;
 
+  const ofBatch = ([tag]) => tag > GREETING && tag < DRAIN;
   const recent = (time) => Math.abs(Date.now() - time) < REMEMBERED_MS;
   const stale = () => at > 0 && !recent(fellAt);
 
@@ -78,7 +79,7 @@ export const startLadder = (base, site, { webtransport, certificateHash }) => {
       const connection = {
         silent,
         send(message) {
-          if (message[0] !== GREETING) askedAt = Math.min(askedAt, Date.now());
+          if (ofBatch(message)) askedAt = Math.min(askedAt, Date.now());
           transport.send(message);
         },
         // Whatever still comes of it is not heard.
@@ -99,7 +100,7 @@ export const startLadder = (base, site, { webtransport, certificateHash }) => {
             within(0);
             if (!answered) save();
             answered = true;
-            if (message[0] !== GREETING) askedAt = Infinity;
+            if (ofBatch(message)) askedAt = Infinity;
             frame(message);
           }),
           closed: failed,

@@ -2,7 +2,7 @@
 // the gateway's ServerFrames come back by `frame`. `opened` says that frames may be sent, `closed` that nothing will come any
 // more, perhaps more than once. None of them calls back before it has returned.
 
-import { GREETING, bytes, flagsHead, joined, lengthHead, unframe, unwrapped, utf8, withFlags, withLength } from './wire.js';
+import { DRAIN, GREETING, bytes, flagsHead, joined, lengthHead, unframe, unwrapped, utf8, withFlags, withLength } from './wire.js';
 
 const HASH_BYTES = 32;
 
@@ -37,20 +37,21 @@ export const webSocket = (base) => ({ opened, frame, closed }) => {
   return socket;
 };
 
-// A call that stays open brings what is not an answer, and each batch is a call of its own.
+// A call that stays open brings what is not an answer, and each batch is a call of its own. After a Drain the first has said
+// everything; when to leave is for the core to say.
 export const grpcWeb = (base, site) => (calls) =>
   requests(calls, async (message, { signal, frame }) => {
     const subscribes = message[0] === GREETING;
     const url = base + 'tideline.agent.v1.Agent/' + (subscribes ? 'Subscribe' : 'Send');
     const body = withFlags(subscribes ? unwrapped(message) : withSite(site, message));
     const response = await request(url, 'application/grpc-web+proto', body, { signal }, { 'X-Grpc-Web': 1 });
-    let answered = false; // a call that has failed is not, whatever its trailers say of it
+    let lives = false; // a call that has failed has no answer, whatever its trailers say of it
     const took = (answer) => {
-      answered = !subscribes;
+      lives = !subscribes || answer[0] === DRAIN;
       frame(answer);
     };
     if (response.ok) await read(response.body, flagsHead, took);
-    return answered;
+    return lives;
   });
 
 // Each batch is a request: no Hello, nothing that is not an answer.

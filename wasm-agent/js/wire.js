@@ -3,8 +3,10 @@
 const MESSAGE_BYTES_MAX = 65_536; // what either side takes
 const TRAILERS = 0x80;
 
-// The first byte of a ClientFrame with a Hello and of a ServerFrame with a Welcome (proto/schema/agent.proto).
+// The first byte of a frame, its field's tag (proto/schema/agent.proto): a ClientFrame with a Hello and a ServerFrame with a
+// Welcome have the same, and between that and Drain lie what asks or answers for a batch.
 export const GREETING = 0x0a;
+export const DRAIN = 0x2a;
 
 export const utf8 = (text) => new TextEncoder().encode(text);
 

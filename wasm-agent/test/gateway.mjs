@@ -33,7 +33,8 @@ export class Gateway {
   swallows = null; // 'handshakes', 'messages' or 'batches' of sockets: they arrive nowhere
   swallowed = 0; // batches
   upgrades = true; // false: a proxy answers the upgrade with 403
-  grpc = 'serves'; // or 'missing' (404), 'unavailable' (its status in trailers), 'swallows' (no answer, ever)
+  grpc = 'serves'; // or 'missing' (404), 'unavailable' (its status in trailers), 'swallows', 'swallows batches' (no answer, ever)
+  heartbeatMs = 25_000; // of a subscription
   posts = true; // false: nobody answers them
   failsPosts = 0; // so many are answered with a proxy's 502
   flushIntervalMs = 500;
@@ -81,11 +82,11 @@ export class Gateway {
     for (const response of this.#subscriptions) response.destroy();
   }
 
-  // Asks every connection to leave.
+  // Asks every connection to leave; of a subscription that is the end.
   drain(withinMs) {
     const drain = { drain: { withinMs } };
     for (const socket of this.sockets.clients) say(socket, drain);
-    for (const response of this.#subscriptions) response.write(message(drain));
+    for (const response of this.#subscriptions) response.end(Buffer.concat([message(drain), trailers(0)]));
   }
 
   // Connections that are open now.
@@ -181,7 +182,10 @@ export class Gateway {
     this.#tries('grpc');
     if (this.away) return response.destroy();
     if (this.grpc === 'missing') return response.writeHead(404, { 'Content-Type': 'text/html' }).end('<h1>Not found</h1>');
-    if (this.grpc === 'swallows') return;
+    if (this.grpc === 'swallows' || (this.grpc === 'swallows batches' && name === 'Send')) {
+      this.swallowed++;
+      return;
+    }
     response.setHeader('Content-Type', 'application/grpc-web+proto');
     if (this.grpc === 'unavailable') return response.end(trailers(14));
     const length = body.readUInt32BE(1);
@@ -196,6 +200,9 @@ export class Gateway {
     this.#subscriptions.add(response);
     response.on('close', () => this.#subscriptions.delete(response));
     response.write(message(this.#welcome()));
+    const { flushIntervalMs } = this;
+    const beats = setInterval(() => response.write(message({ config: { flushIntervalMs } })), this.heartbeatMs);
+    response.on('close', () => clearInterval(beats));
   }
 
   #connected(socket) {

@@ -105,22 +105,28 @@ test('where sockets and calls vanish without a word requests deliver', LIMITS, (
     assert.deepEqual(gateway.hellos, []);
   }));
 
-test('a socket that is welcome and then swallows batches is given up for calls', LIMITS, () =>
-  visit(browser, { gateway: { swallows: 'batches' } }, async ({ gateway, page, url }) => {
-    await page.goto(url);
-    await until(() => gateway.swallowed === 1);
-    assert.deepEqual(gateway.names(), []);
-    await page.evaluate(() => {
-      const now = Date.now;
-      Date.now = () => now() + 31_000; // the core does not wait longer for an answer
-      tideline('Later');
-    });
-    await settles(() => gateway.names(), ['/', 'Later']);
-    await track(page, 'Last');
-    await settles(() => gateway.names(), ['/', 'Later', 'Last']);
-    assert.equal(gateway.transmissions.at(-1).via, 'grpc');
-    assert.equal(gateway.connections, 1);
-  }));
+// Everything but the answers to batches comes through, also what a subscription says now and then.
+for (const [transport, below, refuses] of [
+  ['socket', 'grpc', { swallows: 'batches' }],
+  ['grpc', 'post', { ...NO_SOCKET, grpc: 'swallows batches', heartbeatMs: 200 }],
+]) {
+  test(`where a ${transport} is welcome and then swallows batches ${below} is next`, LIMITS, () =>
+    visit(browser, { gateway: refuses }, async ({ gateway, page, url }) => {
+      await page.goto(url);
+      await until(() => gateway.swallowed === 1 && gateway.hellos.length === 1);
+      await page.evaluate(() => {
+        const now = Date.now;
+        Date.now = () => now() + 31_000; // the core does not wait longer for an answer
+        tideline('Later');
+      });
+      await settles(() => gateway.names(), ['/', 'Later']);
+      gateway.tried = [];
+      await track(page, 'Last');
+      await settles(() => gateway.names(), ['/', 'Later', 'Last']);
+      assert.deepEqual([gateway.transmissions.at(-1).via, gateway.tried], [below, [below]]);
+      assert.equal(gateway.hellos.length, below === 'grpc' ? 2 : 1);
+    }));
+}
 
 test('with consent the next page of the visit begins where the last one ended', LIMITS, () =>
   visit(browser, { gateway: NO_CALL, page: CONSENTS }, async ({ gateway, page, url }) => {
@@ -254,10 +260,22 @@ test('a gateway that leaves is left by calls too, and nothing is repeated', LIMI
     gateway.tried = [];
     gateway.drain(200);
     await until(() => gateway.hellos.length === 2);
-    await settles(() => gateway.open, 1); // the old one was closed
+    await settles(() => gateway.open, 1);
     await track(page, 'Elsewhere');
     await settles(() => gateway.names(), ['/', 'Elsewhere']);
     assert.deepEqual(gateway.tried, ['grpc']);
+    assertOnly(gateway, 'grpc');
+  }));
+
+test('until then it is not: the end of a subscription that has said so is no failure', LIMITS, () =>
+  visit(browser, { gateway: NO_SOCKET }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    gateway.drain(3_600_000);
+    await settles(() => gateway.open, 0, 1_500);
+    await track(page, 'Still here');
+    await settles(() => gateway.names(), ['/', 'Still here']);
+    assert.equal(gateway.hellos.length, 1);
     assertOnly(gateway, 'grpc');
   }));
 
