@@ -24,7 +24,10 @@ export const webTransport = (base, hash) => ({ opened, frame, closed }) => {
   session.closed.then(closed, closed);
   return {
     send: (message) => writer.write(withLength(message)).catch(closed),
-    close: () => session.close(),
+    close() {
+      writer?.close().catch(closed); // the gateway hears the end of the stream at once, that of the session perhaps not
+      session.close();
+    },
   };
 };
 
@@ -94,6 +97,6 @@ const withSite = (site, message) => joined(bytes(1, utf8(site)), unwrapped(messa
 
 const fromHex = (hash) => {
   const value = Uint8Array.from(hash.match(/[0-9a-f]{2}/gi) || [], (pair) => parseInt(pair, 16));
-  if (value.length !== HASH_BYTES) throw new Error('data-certificate-hash needs a SHA-256, 64 hex digits');
+  if (value.length !== HASH_BYTES) throw new Error('data-certificate-hash needs 64 hex digits');
   return value;
 };

@@ -48,7 +48,7 @@ test('a certificate hash that is none is said in the console, and a socket deliv
   visit(browser, { page: (_, gateway) => WEB_TRANSPORT(gateway, 'data-certificate-hash="0f:0f"') }, async (story) => {
     const { gateway, warnings } = story;
     await threeBatches(story);
-    assert.deepEqual(warnings, ['tideline: data-certificate-hash needs a SHA-256, 64 hex digits']);
+    assert.deepEqual(warnings, ['tideline: data-certificate-hash needs 64 hex digits']);
     assert.deepEqual(gateway.tried, ['socket']);
   }));
 

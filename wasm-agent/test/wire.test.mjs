@@ -66,7 +66,7 @@ test('a ClientFrame is taken off its message', () => {
   }
 });
 
-// A session that hands its other end to the test: { options, url, sent, say(bytes), end() }.
+// A session that hands its other end to the test: { options, url, sent, closes, ended, over, say(bytes), end() }.
 const session = () => {
   const peer = { sent: [], closes: 0 };
   globalThis.WebTransport = class {
@@ -74,13 +74,15 @@ const session = () => {
       Object.assign(peer, { url: String(url), options });
       this.ready = Promise.resolve();
       this.closed = new Promise((resolve) => (this.close = () => (peer.closes++, resolve())));
+      peer.over = this.closed;
     }
 
     async createBidirectionalStream() {
       const readable = new ReadableStream({
         start: (controller) => Object.assign(peer, { say: (bytes) => controller.enqueue(bytes), end: () => controller.close() }),
       });
-      return { readable, writable: new WritableStream({ write: (bytes) => void peer.sent.push(...bytes) }) };
+      const writable = new WritableStream({ write: (bytes) => void peer.sent.push(...bytes), close: () => (peer.ended = true) });
+      return { readable, writable };
     }
   };
   return peer;
@@ -110,7 +112,8 @@ test('WebTransport puts every frame on one stream behind its length', async () =
   await closed;
   assert.deepEqual(frames, [filled(4), filled(200)]);
   transport.close();
-  assert.equal(peer.closes, 1);
+  await peer.over;
+  assert.deepEqual([peer.closes, peer.ended], [1, true]);
 });
 
 test('WebTransport is closed by a frame over 64 KiB', async () => {
