@@ -1,9 +1,11 @@
-// Sockets, requests and timers: does what the core says, and without a core the little that goes without.
+// Connections, requests and timers: does what the core says, and without a core the little that goes without.
 
 import { loadCore, wrapCore } from './core.js';
 import { startEarly } from './early.js';
+import { startLadder } from './ladder.js';
 import { guarded } from './page.js';
 import { IN_MEMORY, NUMBER_BYTES, STORED, UNSURE, eraseStore, openStore } from './store.js';
+import { beacon, postBatch } from './transports.js';
 
 const CONNECT = -1;
 const DISCONNECT = -2;
@@ -16,15 +18,18 @@ const KEEPALIVE_BYTES = 30_000;
 const REASON_OUTBOX_FULL = 64;
 const WITHOUT_CORE_FLUSH_MS = 500;
 const RETRY_MS = 10_000; // of what goes without a core, and of what the store could not mark
+const PATIENCE_MS = 2_000; // with a transport that has not answered; more than a good one needs
 const TAKE_MS = 60_000; // says that this page lives, and looks for what others left
 
-// Delivers for `site` to the gateway at `base`, a URL that ends with a slash. `granted`: 'granted' if
-// the outbox may be on the device, 'denied' if what is there is to be deleted.
-export const startDelivery = (base, site, granted) => {
+// Delivers for `site` to the gateway at `base`, a URL that ends with a slash. `settings` are the script's attributes; its
+// `consent` is 'granted' if the outbox may be on the device, 'denied' if what is there is to be deleted.
+export const startDelivery = (base, site, settings) => {
+  const granted = settings.consent;
   const early = startEarly(site, granted === 'granted');
+  const ladder = startLadder(base, site, settings);
   let core;
   let withoutCore = false;
-  let socket = null;
+  let connection = null;
   let timer;
   let store = null;
   let long = false; // new batches may be stored
@@ -37,16 +42,18 @@ export const startDelivery = (base, site, granted) => {
     clearTimeout(timer);
     tidy();
     // Only a page that is seen opens a connection.
-    while (core && (socket || !hidden())) {
+    while (core && (connection || !hidden())) {
       const command = core.poll();
       if (command >= STORE) keep(core.written(command - STORE + 1));
-      else if (command > 0) send(core.written(command));
+      else if (command > 0) connection?.send(core.written(command));
       else if (!command) forget();
       else if (command === CONNECT) connect();
       else if (command === DISCONNECT) {
-        const unheard = socket && !socket.answered;
+        const silent = connection?.silent();
         disconnect();
-        if (unheard) leave(false); // a network that swallows sockets never says so
+        if (!silent) continue;
+        if (ladder.fall()) core.closed(1); // a network that swallows frames never says so
+        leave(false);
       } else if (command === STOPPED) return;
       else {
         timer = setTimeout(pump, WAIT - command);
@@ -103,6 +110,7 @@ export const startDelivery = (base, site, granted) => {
       store = null;
       spare = [];
     }
+    ladder.consent(granted);
     setClass(granted);
   });
 
@@ -112,44 +120,27 @@ export const startDelivery = (base, site, granted) => {
     core?.setClass(long);
   };
 
+  // One transport after the other is a single attempt, so between them the core does not wait; but events do not wait for them.
   const connect = () => {
-    const failed = guarded(() => {
-      if (socket !== opening) return;
-      socket = null;
-      core.closed(0);
-      if (!opening.answered) leave(false); // where no socket gets through, requests may
-      pump();
-    });
-    const opening = { answered: false, send: () => {}, close: () => {} };
-    socket = opening;
-    try {
-      const real = new WebSocket(base.replace(/^http/, 'ws') + 'v1/stream');
-      opening.send = (frame) => real.send(frame);
-      opening.close = () => real.close();
-      real.binaryType = 'arraybuffer';
-      real.onopen = guarded(() => {
-        if (socket !== opening) return;
+    const opening = ladder.connect({
+      opened() {
         core.opened();
         pump();
-      });
-      real.onmessage = guarded(({ data }) => {
-        if (socket !== opening || !(data instanceof ArrayBuffer)) return;
-        opening.answered = true;
-        receive(new Uint8Array(data));
-      });
-      real.onclose = failed;
-    } catch {
-      setTimeout(failed);
-    }
+      },
+      frame: receive,
+      closed(falls) {
+        connection = null;
+        core.closed(falls);
+        pump();
+      },
+    });
+    connection = opening;
+    setTimeout(() => connection === opening && opening.silent() && leave(false), PATIENCE_MS);
   };
 
-  const send = (frame) => socket?.send(frame);
-
-  // The socket's events do not reach the core any more.
   const disconnect = () => {
-    const left = socket;
-    socket = null;
-    left?.close();
+    connection?.close();
+    connection = null;
   };
 
   const receive = (frame) => {
@@ -159,21 +150,19 @@ export const startDelivery = (base, site, granted) => {
   };
 
   const post = (body, answered) => {
-    const url = base + 'v1/batch';
-    const type = 'text/plain'; // needs no preflight
-    fetch(url, { method: 'POST', keepalive: true, credentials: 'omit', headers: { 'Content-Type': type }, body })
+    postBatch(base, body, { keepalive: true })
       .then(async (response) => answered(new Uint8Array(await response.arrayBuffer()), response.status))
-      .catch(() => navigator.sendBeacon(url, new Blob([body], { type })))
+      .catch(() => beacon(base, body))
       .catch(() => {});
   };
 
   // Sends everything without an answer, at once and by whatever way there is. The page may never run again; `goes` says that
-  // it leaves the screen's tab too, where an open socket would keep it out of the back-forward cache.
+  // it leaves the screen's tab too, where an open connection would keep it out of the back-forward cache.
   const leave = guarded((goes) => {
     if (core) {
       core.flush();
       tidy(true);
-      if (socket) pump();
+      if (connection) pump();
       for (let left = KEEPALIVE_BYTES, bytes; left > 0 && (bytes = core.post()); left -= bytes) {
         post(core.written(bytes), (answer) => receive(answer));
       }
@@ -229,8 +218,16 @@ export const startDelivery = (base, site, granted) => {
         postEarly();
       });
 
-  const goneHidden = guarded(() => (hidden() ? leave(false) : pump()));
-  document.addEventListener('visibilitychange', goneHidden);
+  const visibility = guarded(() => {
+    if (hidden()) return leave(false);
+    // Who comes back may have come into another network.
+    if (core && ladder.stale()) {
+      disconnect();
+      core.closed(1);
+    }
+    pump();
+  });
+  document.addEventListener('visibilitychange', visibility);
   addEventListener('pagehide', () => leave(true));
   addEventListener('pageshow', (event) => event.persisted && take());
   if (granted) consent(granted === 'granted', true);
@@ -242,7 +239,7 @@ export const startDelivery = (base, site, granted) => {
     event(event) {
       if (core) core.event(event);
       else early.event(event);
-      if (hidden()) leave(false); // nothing is certain to run later, and what a socket holds may never leave it
+      if (hidden()) leave(false); // nothing is certain to run later, and what a connection holds may never leave it
       else if (core) pump();
       else if (withoutCore) {
         clearTimeout(timer);

@@ -2,6 +2,8 @@
 // after 50 ms is counted. What it numbers, the core takes over under the same sid and goes on from there.
 // Field numbers are those of proto/schema/agent.proto.
 
+import { bytes, joined, uint, utf8, varint } from './wire.js';
+
 const QUEUE_MAX = 200; // events; what happens beyond is given up and reported
 const SENT_MAX = 16; // batches without an answer
 const BATCH_BYTES = 16_000; // the core's 16 KiB with room for a report: what one of the two can send, the other can
@@ -55,8 +57,7 @@ export const startEarly = (site, long) => {
     return due;
   };
 
-  early.envelope = ({ batch }) =>
-    Uint8Array.from([...bytes(1, utf8(site)), ...uint(3, Date.now()), ...bytes(4, batch)]);
+  early.envelope = ({ batch }) => joined(bytes(1, utf8(site)), uint(3, Date.now()), bytes(4, batch));
 
   // Without a core nobody reads answers. Their status says whether the batch is to come again, also where a proxy gives it.
   // Gives those that are not to.
@@ -117,20 +118,6 @@ const sidBytes = (stamp, random) => {
   return sid;
 };
 
-const utf8 = (text) => new TextEncoder().encode(text);
-
 const zigzag = (number) => (number < 0 ? -2 * number - 1 : 2 * number);
 
 const packed = (props, reference) => props.flatMap((text) => varint(reference(text)));
-
-const bytes = (field, payload) => [...varint(field * 8 + 2), ...varint(payload.length), ...payload];
-
-const uint = (field, number) => (number ? [...varint(field * 8), ...varint(number)] : []);
-
-// Not with shifts: a time has more than 32 bits.
-const varint = (number) => {
-  const out = [];
-  for (; number > 127; number = Math.floor(number / 128)) out.push((number % 128) | 128);
-  out.push(number);
-  return out;
-};

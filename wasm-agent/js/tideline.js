@@ -1,11 +1,13 @@
 // The page's script, in the order in which an event passes it: page.js sees what happens, early.js keeps and encodes it until
-// the core is there, core.js is the core, delivery.js sends. The page has one line:
+// the core is there, core.js is the core, delivery.js sends, by what ladder.js has chosen of transports.js. The page has one line:
 //   <script defer src="GATEWAY/tideline.js" data-site="NAME"></script>
 // and may call `tideline(name, { props })`, before this script has run too if it defines
 //   window.tideline = window.tideline || function () { (tideline.q = tideline.q || []).push(arguments) }
 // There is no cookie, and `tideline` is the only global. Nothing is stored on the device unless the page says that its visitor
 // agreed: data-consent="granted" in that line, or `tideline('consent', 'granted')`; then what could not be sent waits there
-// for a day (store.js). 'denied' deletes it.
+// for a day (store.js), and for some minutes which transports did not get through (ladder.js). 'denied' deletes it.
+// data-webtransport="https://HOST:PORT/" says where WebTransport is if GATEWAY is not https, and data-certificate-hash the SHA-256
+// of its certificate, in hex, if no authority has signed that.
 
 import { startDelivery } from './delivery.js';
 import { guarded, watchPage } from './page.js';
@@ -24,7 +26,7 @@ if (script && !stub?.running) {
   window.tideline.running = true;
 
   const run = guarded(() => {
-    track = watchPage(startDelivery(new URL('.', script.src).href, site, script.dataset.consent));
+    track = watchPage(startDelivery(new URL('.', script.src).href, site, script.dataset));
     for (const call of queued) track(...call);
   });
   // Someone who has asked not to be followed (GPC) is not.

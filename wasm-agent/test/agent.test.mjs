@@ -327,30 +327,6 @@ test('much that was sent before the core came is taken over, and the core goes o
     assert.equal(gateway.names().length + givenUp, NAMES_OF_MANY.length + 2);
   }));
 
-test('where no socket gets through requests deliver', LIMITS, () =>
-  visit(browser, { gateway: { refuses: true } }, async ({ gateway, page, url }) => {
-    await page.goto(url);
-    await settles(() => gateway.names(), ['/']);
-    await page.evaluate(() => tideline('Signup'));
-    await settles(() => gateway.names(), ['/', 'Signup']);
-  }));
-
-for (const swallows of ['handshakes', 'messages']) {
-  test(`where the ${swallows} of sockets vanish without a word requests deliver`, LIMITS, () =>
-    visit(browser, { gateway: { swallows } }, async ({ gateway, page, url }) => {
-      await page.goto(url);
-      await sleep(1_000); // the core has tried
-      assert.deepEqual(gateway.names(), []);
-      await page.evaluate(() => {
-        const now = Date.now;
-        Date.now = () => now() + 31_000;
-        tideline('Later');
-      });
-      await settles(() => gateway.names(), ['/', 'Later']);
-      assert.ok(gateway.transmissions.every(({ via }) => via === 'post'));
-    }));
-}
-
 test('a page that breaks what the agent stands on does not hear of it', LIMITS, () => {
   const init = () => {
     window.WebSocket = function () {

@@ -7,11 +7,11 @@ const WAIT_MS = 10_000;
 const ARGUMENTS = [
   '--no-sandbox',
   '--disable-gpu',
-  '--disable-quic',
   '--no-first-run',
   '--disable-background-networking',
   '--disable-component-update',
   '--disable-sync',
+  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1', // whatever it has to say to the rest of the world
 ];
 
 export const launch = () =>
