@@ -35,6 +35,8 @@ const HEARTBEAT: Duration = Duration::from_secs(25);
 const TO_CLIENT: usize = 16;
 /// A day: how long a browser may remember that it may call.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(86_400);
+/// The user agent of whoever a server or an app speaks for.
+const VISITORS_USER_AGENT: HeaderName = HeaderName::from_static("tideline-user-agent");
 /// What the official clients send (`grpc-web`, `@connectrpc/connect-web`).
 const CALL_HEADERS: [HeaderName; 6] = [
     header::CONTENT_TYPE,
@@ -73,6 +75,10 @@ pub fn router(door: Arc<Door>) -> Router {
 
 /// What a call knows of its caller are the request's headers, which it does not see itself.
 async fn name_client(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> axum::response::Response {
+    // A library of gRPC puts its own name into `user-agent`, and by that it is a program whose events are not counted.
+    if let Some(visitors) = request.headers_mut().remove(VISITORS_USER_AGENT) {
+        request.headers_mut().insert(header::USER_AGENT, visitors);
+    }
     let client = Arc::new(door.client_of(&request));
     request.extensions_mut().insert(client);
     next.run(request).await

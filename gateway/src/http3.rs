@@ -1,5 +1,6 @@
 //! One HTTP/3 connection: ordinary requests go the way of all others, and one WebTransport session may begin on it.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,12 @@ use axum::Router;
 use axum::body::Body;
 use bytes::{Buf, Bytes};
 use h3::ext::Protocol;
+use h3::frame::FrameStream;
+use h3::proto::frame::Frame;
 use h3::server::RequestStream;
+use h3::stream::BufRecvStream;
+use h3::webtransport::SessionId;
 use h3_quinn::BidiStream;
-use h3_webtransport::server::{AcceptedBi, WebTransportSession};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -19,16 +23,32 @@ use tower::ServiceExt;
 
 use crate::door::{Door, Peer};
 use crate::idle::Usage;
+use crate::ingest::Client;
 use crate::listen::{HEADER_BYTES_MAX, WRITE_MAX};
 use crate::quic::Arrived;
-use crate::webtransport;
+use crate::webtransport::{self, Session};
 
-/// As h3 has it over quinn.
-pub type Connection = h3::server::Connection<h3_quinn::Connection, Bytes>;
-type Stream = RequestStream<BidiStream<Bytes>, Bytes>;
+type Connection = h3::server::Connection<h3_quinn::Connection, Bytes>;
 type Resolver = h3::server::RequestResolver<h3_quinn::Connection, Bytes>;
-/// A request to begin a session, with the stream that it came on.
-type Wanted = (Request<()>, Stream);
+/// The stream of a request.
+pub type Stream = RequestStream<BidiStream<Bytes>, Bytes>;
+/// A stream of a session, behind the bytes that say so.
+pub type SessionStream = BufRecvStream<BidiStream<Bytes>, Bytes>;
+
+/// What a client's stream turned out to be for, where it is not an ordinary request.
+enum Opened {
+    /// The request to begin a session.
+    Session(Box<(Request<()>, Stream)>),
+    /// Of the session that it names.
+    Stream(SessionId, SessionStream),
+}
+
+/// A session whose own stream has not come yet.
+struct Begun {
+    id: SessionId,
+    client: Client,
+    session: Session,
+}
 
 /// From the client's first packet to the connection's end.
 pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
@@ -69,110 +89,74 @@ async fn serve(
     router: Router,
     door: &Arc<Door>,
 ) {
-    let (want, mut wanted) = mpsc::channel(1);
-    let mut leaving = false;
+    let (tell, mut opened) = mpsc::channel(1);
+    // A connection has one session, and that has one stream.
+    let (mut begun, mut may_begin, mut leaving) = (None, true, false);
     loop {
         tokio::select! {
             biased;
-            Some((request, stream)) = wanted.recv() => {
-                return session(request, stream, connection, quic, usage, router, door).await;
-            }
+            Some(opened) = opened.recv() => match opened {
+                Opened::Session(asked) if may_begin => {
+                    begun = begin(asked.0, asked.1, &quic, door).await;
+                    may_begin = begun.is_none();
+                }
+                Opened::Session(asked) => refuse(asked.1, StatusCode::TOO_MANY_REQUESTS).await,
+                Opened::Stream(of, stream) => match begun.take_if(|begun: &mut Begun| begun.id == of) {
+                    Some(Begun { client, session, .. }) => {
+                        let (in_use, door) = (usage.begin(), Arc::clone(door));
+                        door.sessions.clone().spawn(async move {
+                            let _in_use = in_use;
+                            session.serve(stream, client, door).await;
+                        });
+                    }
+                    None => drop(stream), // which ends it
+                },
+            },
             () = door.stop.cancelled(), if !leaving => {
                 leaving = true; // what has been asked is answered
                 if connection.shutdown(0).await.is_err() {
                     return;
                 }
             }
-            accepted = connection.accept() => {
-                let Ok(Some(resolver)) = accepted else { return };
-                let resolving = resolve(resolver, want.clone(), quic.remote_address(), Arc::clone(usage), router.clone());
-                tokio::spawn(resolving);
+            () = usage.released(), if leaving => return,
+            accepted = poll_fn(|cx| connection.poll_accept_request_stream(cx)) => {
+                let Ok(Some(stream)) = accepted else { return };
+                let resolver = connection.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
+                tokio::spawn(open(resolver, tell.clone(), quic.remote_address(), Arc::clone(usage), router.clone()));
             }
         }
     }
 }
 
-/// Reads a request's head, and answers it; one for a session goes back to the connection.
-async fn resolve(resolver: Resolver, want: mpsc::Sender<Wanted>, peer: SocketAddr, usage: Arc<Usage>, router: Router) {
-    let in_use = usage.begin();
-    match timeout(WRITE_MAX, resolver.resolve_request()).await {
-        Ok(Ok((request, stream))) if wants_session(&request) => {
-            if let Err(mpsc::error::TrySendError::Full((_, stream)) | mpsc::error::TrySendError::Closed((_, stream))) =
-                want.try_send((request, stream))
-            {
-                refuse(stream, StatusCode::TOO_MANY_REQUESTS).await;
-            }
+/// Reads a stream until it is clear what it is for. A request is answered; everything else goes back to the connection.
+async fn open(mut resolver: Resolver, tell: mpsc::Sender<Opened>, peer: SocketAddr, usage: Arc<Usage>, router: Router) {
+    let _in_use = usage.begin();
+    let resolved = async {
+        match poll_fn(|cx| resolver.frame_stream.poll_next(cx)).await {
+            Ok(Some(Frame::WebTransportStream(of))) => Ok(Err(Opened::Stream(of, resolver.frame_stream.into_inner()))),
+            frame => match resolver.accept_with_frame(frame)?.resolve().await? {
+                asked if wants_session(&asked.0) => Ok(Err(Opened::Session(Box::new(asked)))),
+                asked => Ok::<_, h3::error::StreamError>(Ok(asked)),
+            },
         }
-        Ok(Ok((request, stream))) => answer(request, stream, peer, usage, router).await,
+    };
+    match timeout(WRITE_MAX, resolved).await {
+        Ok(Ok(Ok((request, stream)))) => answer(request, stream, peer, router).await,
+        Ok(Ok(Err(opened))) => drop(tell.send(opened).await), // a connection that has ended needs nothing any more
         Ok(Err(error)) => tracing::debug!(%error, %peer, "an HTTP/3 request broke off"),
         Err(_) => tracing::debug!(%peer, "the head of an HTTP/3 request took too long"),
     }
-    drop(in_use);
 }
 
-/// The session, and whatever else is asked on its connection.
-async fn session(
-    request: Request<()>,
-    stream: Stream,
-    connection: Connection,
-    quic: quinn::Connection,
-    usage: &Arc<Usage>,
-    router: Router,
-    door: &Arc<Door>,
-) {
+async fn begin(request: Request<()>, mut stream: Stream, quic: &quinn::Connection, door: &Door) -> Option<Begun> {
     if request.uri().path() != webtransport::PATH {
-        return refuse(stream, StatusCode::NOT_FOUND).await;
+        refuse(stream, StatusCode::NOT_FOUND).await;
+        return None;
     }
-    let in_use = usage.begin();
-    let peer = quic.remote_address();
-    let client = door.client(peer.ip(), request.headers());
-    let session = match WebTransportSession::accept(request, stream, connection).await {
-        Ok(session) => session,
-        Err(error) => return tracing::debug!(%error, %peer, "a WebTransport session did not begin"),
-    };
-    let id = session.session_id();
-    let (mut first, mut ended) = (Some(client), None);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = wait(&mut ended) => return,
-            accepted = session.accept_bi() => accepted,
-        };
-        match accepted {
-            Ok(Some(AcceptedBi::BidiStream(of, stream))) if of == id => match first.take() {
-                Some(client) => {
-                    let (done, when_done) = tokio::sync::oneshot::channel::<()>();
-                    let (door, quic) = (Arc::clone(door), quic.clone());
-                    let sessions = door.sessions.clone();
-                    sessions.spawn(async move {
-                        webtransport::serve(stream, quic, client, door).await;
-                        drop(done);
-                    });
-                    ended = Some(when_done);
-                }
-                None => drop(stream), // a session has one stream; the library resets what is dropped
-            },
-            Ok(Some(AcceptedBi::BidiStream(..))) => {}
-            Ok(Some(AcceptedBi::Request(request, stream))) if wants_session(&request) => {
-                refuse(stream, StatusCode::TOO_MANY_REQUESTS).await;
-            }
-            Ok(Some(AcceptedBi::Request(request, stream))) => {
-                tokio::spawn(answer(request, stream, quic.remote_address(), Arc::clone(usage), router.clone()));
-            }
-            Ok(None) | Err(_) => break,
-        }
-    }
-    // The connection is at its end, and so is whoever reads from it.
-    wait(&mut ended).await;
-    drop(in_use);
-}
-
-/// Until the session's task has ended; for ever, if it has not begun.
-async fn wait(ended: &mut Option<tokio::sync::oneshot::Receiver<()>>) {
-    match ended {
-        Some(ended) => drop(ended.await),
-        None => std::future::pending().await,
-    }
+    let id = SessionId::try_from(stream.send_id().into_inner()).ok()?;
+    let client = door.client(quic.remote_address().ip(), request.headers());
+    timeout(WRITE_MAX, stream.send_response(webtransport::accept())).await.ok()?.ok()?;
+    Some(Begun { id, client, session: Session::new(stream, quic.clone()) })
 }
 
 fn wants_session(request: &Request<()>) -> bool {
@@ -188,8 +172,7 @@ async fn refuse(mut stream: Stream, status: StatusCode) {
 }
 
 /// An ordinary request, answered by the same routes as every other.
-async fn answer(request: Request<()>, stream: Stream, peer: SocketAddr, usage: Arc<Usage>, router: Router) {
-    let _in_use = usage.begin();
+async fn answer(request: Request<()>, stream: Stream, peer: SocketAddr, router: Router) {
     let (mut to, from) = stream.split();
     let body = futures_util::stream::unfold(from, |mut from| async move {
         match from.recv_data().await {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// Of one connection, on whichever protocol.
 #[derive(Debug)]
 pub struct Usage {
@@ -30,6 +32,13 @@ impl Usage {
         self.asked.store(true, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
         InUse(Arc::clone(self))
+    }
+
+    /// Returns once nothing is open: at the end of a gateway, for a protocol that does not end its connections itself.
+    pub async fn released(&self) {
+        while self.open.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Returns once the connection has been without a request for too long: `first` until its first, `idle` after its last.

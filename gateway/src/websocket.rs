@@ -114,15 +114,15 @@ impl WebSocket {
     async fn new(upgraded: Upgraded) -> Self {
         Self { socket: socket(upgraded, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX).await, broken: false }
     }
+}
 
-    fn code(&self, reason: Reason) -> CloseCode {
-        match reason {
-            _ if self.broken => CloseCode::Protocol,
-            Reason::FrameTooLarge => CloseCode::Size,
-            Reason::TextFrame => CloseCode::Unsupported,
-            Reason::UnknownSite | Reason::WrongOrigin | Reason::HelloMissing => CloseCode::Policy,
-            _ => CloseCode::Invalid,
-        }
+/// How a session ends whose client sent what is not taken.
+pub fn close_code(reason: Reason) -> CloseCode {
+    match reason {
+        Reason::FrameTooLarge => CloseCode::Size,
+        Reason::TextFrame => CloseCode::Unsupported,
+        Reason::UnknownSite | Reason::WrongOrigin | Reason::HelloMissing => CloseCode::Policy,
+        _ => CloseCode::Invalid,
     }
 }
 
@@ -160,7 +160,8 @@ impl Transport for WebSocket {
         let (code, reason) = match close {
             Close::Done => (CloseCode::Normal, ""),
             Close::Away => (CloseCode::Away, ""),
-            Close::Refused(refusal) => (self.code(refusal.reason), validate::label(refusal.reason)),
+            Close::Refused(refusal) if self.broken => (CloseCode::Protocol, validate::label(refusal.reason)),
+            Close::Refused(refusal) => (close_code(refusal.reason), validate::label(refusal.reason)),
         };
         if self.socket.close(Some(CloseFrame { code, reason: reason.into() })).await.is_ok() {
             // The other side's Close, so that its last bytes are not answered with a reset that takes ours with it.

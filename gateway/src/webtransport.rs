@@ -1,9 +1,14 @@
 //! A session's frames over WebTransport: one stream that the client opens, each frame behind its length as a varint.
+//!
+//! The request that began the session stays open beside it: its end is the session's, and what is said on it is why.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h3::server::RequestStream;
+use h3_quinn::{RecvStream, SendStream};
+use http::{HeaderValue, Response};
 use proto::Message as _;
 use proto::agent::{Reason, ServerFrame};
 use proto::limits::MESSAGE_BYTES_MAX;
@@ -11,8 +16,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use crate::door::Door;
+use crate::http3::{self, SessionStream};
 use crate::ingest::Client;
 use crate::session::{self, Close, Gone, Received, Transport};
+use crate::{validate, websocket};
 
 /// Where sessions are, as on every other transport.
 pub const PATH: &str = "/v1/stream";
@@ -20,23 +27,50 @@ pub const PATH: &str = "/v1/stream";
 const BUFFER_BYTES: usize = 1024;
 /// Bytes of the longest varint there is.
 const VARINT_BYTES_MAX: usize = 10;
+/// The capsule's type, 0x2843, as a varint of two bytes.
+const CLOSE_CAPSULE: u16 = 0x6843;
+/// The same numbers as a WebSocket's close codes.
+const CODE_DONE: u16 = 1000;
+const CODE_AWAY: u16 = 1001;
 /// How often a silent client's packets are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After the last frame the client has this long to take it, before its connection is closed.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The stream of one session.
-pub type Stream = h3_webtransport::stream::BidiStream<h3_quinn::BidiStream<Bytes>, Bytes>;
+/// The answer to the request for a session.
+pub fn accept() -> Response<()> {
+    let mut response = Response::new(());
+    // Browsers ask for it: the version of the draft that is spoken.
+    response.headers_mut().insert("sec-webtransport-http3-draft", HeaderValue::from_static("draft02"));
+    response
+}
 
-/// Serves the agent on the other end until its session is over.
-pub async fn serve(stream: Stream, quic: quinn::Connection, client: Client, door: Arc<Door>) {
-    let transport = WebTransport { stream, quic, buffer: BytesMut::new(), asked: None };
-    session::serve(transport, client, door).await;
+/// A session that has been accepted.
+pub struct Session {
+    /// The request's own stream.
+    request: RequestStream<SendStream<Bytes>, Bytes>,
+    /// Its other half: its end is the session's.
+    ended: RequestStream<RecvStream, Bytes>,
+    quic: quinn::Connection,
+}
+
+impl Session {
+    /// Behind this request.
+    pub fn new(request: http3::Stream, quic: quinn::Connection) -> Self {
+        let (request, ended) = request.split();
+        Self { request, ended, quic }
+    }
+
+    /// Serves the agent on the other end of `stream` until the session is over.
+    pub async fn serve(self, stream: SessionStream, client: Client, door: Arc<Door>) {
+        let transport = WebTransport { session: self, stream, buffer: BytesMut::new(), asked: None };
+        session::serve(transport, client, door).await;
+    }
 }
 
 struct WebTransport {
-    stream: Stream,
-    quic: quinn::Connection,
+    session: Session,
+    stream: SessionStream,
     /// What has come of the next frames.
     buffer: BytesMut,
     /// Packets that had come when the client was asked whether it is there. QUIC asks, this only looks.
@@ -47,12 +81,13 @@ impl Transport for WebTransport {
     const NAME: &'static str = "webtransport";
 
     async fn receive(&mut self) -> Received {
-        let Self { stream, quic, buffer, asked } = self;
+        let Self { session: Session { ended, quic, .. }, stream, buffer, asked } = self;
         // Whoever has begun a frame and does not end it is not alive, whatever its packets say.
         let alive = alive(quic, asked.filter(|_| buffer.is_empty()));
         let received = tokio::select! {
             biased;
             received = read(stream, buffer) => received,
+            () = end(ended) => Received::Gone,
             () = alive => Received::Alive,
         };
         *asked = None;
@@ -68,23 +103,46 @@ impl Transport for WebTransport {
     }
 
     async fn ask(&mut self) -> Result<(), Gone> {
-        self.asked = Some(packets(&self.quic));
+        self.asked = Some(packets(&self.session.quic));
         Ok(())
     }
 
-    async fn close(mut self, _: &Close) {
-        if self.stream.shutdown().await.is_ok() {
-            // The client closes its end once it has read ours.
-            let _ = timeout(LINGER, async {
-                while !matches!(read(&mut self.stream, &mut self.buffer).await, Received::Gone) {}
-            })
-            .await;
+    async fn close(mut self, close: &Close) {
+        let (code, reason) = match close {
+            Close::Done => (CODE_DONE, ""),
+            Close::Away => (CODE_AWAY, ""),
+            Close::Refused(refusal) => {
+                (u16::from(websocket::close_code(refusal.reason)), validate::label(refusal.reason))
+            }
+        };
+        let Session { request, ended, .. } = &mut self.session;
+        let said = self.stream.shutdown().await.is_ok()
+            && request.send_data(capsule(code, reason)).await.is_ok()
+            && request.finish().await.is_ok();
+        if said {
+            // The client ends its side once it has read ours.
+            let _ = timeout(LINGER, end(ended)).await;
         }
     }
 }
 
+/// The end of a session, as the draft has it (CLOSE_WEBTRANSPORT_SESSION): a page reads it from `closed`.
+fn capsule(code: u16, reason: &'static str) -> Bytes {
+    let mut capsule = BytesMut::new();
+    capsule.put_u16(CLOSE_CAPSULE);
+    capsule.put_u8((size_of::<u32>() + reason.len()) as u8); // a varint of one byte: reasons are short
+    capsule.put_u32(code.into());
+    capsule.put_slice(reason.as_bytes());
+    capsule.freeze()
+}
+
+/// Until the client ends the session. Dropped before that, it has lost nothing that anybody reads.
+async fn end(ended: &mut RequestStream<RecvStream, Bytes>) {
+    while let Ok(Some(_)) = ended.recv_data().await {}
+}
+
 /// The next frame. Dropped before it is ready, it has lost nothing: what has come is in `buffer`.
-async fn read(stream: &mut Stream, buffer: &mut BytesMut) -> Received {
+async fn read(stream: &mut SessionStream, buffer: &mut BytesMut) -> Received {
     loop {
         match split_frame(buffer) {
             Ok(Some(frame)) => return Received::Frame(frame),
@@ -164,6 +222,15 @@ mod tests {
         fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut buffer = BytesMut::from(bytes.as_slice());
             while let Ok(Some(_)) = split_frame(&mut buffer) {}
+        }
+    }
+
+    #[test]
+    fn every_reason_fits_its_capsule() {
+        for reason in (0..128).filter_map(|reason| Reason::try_from(reason).ok()) {
+            let capsule = capsule(1008, validate::label(reason));
+            assert!(capsule[2] < 64, "the length is a varint of one byte: {reason:?}");
+            assert_eq!(usize::from(capsule[2]), capsule.len() - 3, "{reason:?}");
         }
     }
 

@@ -120,13 +120,14 @@ async fn webtransport(gateway: SocketAddr, certificate: &Path, batches: &[Batch]
 }
 
 async fn grpc(gateway: SocketAddr) -> AgentClient<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{gateway}")).unwrap().user_agent(CHROME).unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{gateway}")).unwrap();
     AgentClient::new(endpoint.connect().await.unwrap())
 }
 
 fn call<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("origin", ORIGIN.parse().unwrap());
+    request.metadata_mut().insert("tideline-user-agent", CHROME.parse().unwrap());
     request
 }
 
@@ -229,7 +230,7 @@ async fn a_batch_that_came_by_every_transport_counts_once_and_so_does_each_that_
     grpc_send(plain, &next()).await;
     grpc_web_send(plain, &next()).await;
     post(plain, &next()).await;
-    instance.expect(&["pageviews"], &[9.0]).await;
+    instance.expect(&["pageviews", "visits"], &[9.0, 1.0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
