@@ -1,6 +1,6 @@
 //! The client's address: that of the peer, or the one for which a trusted proxy says that it forwards.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, header::FORWARDED};
 use ipnet::IpNet;
@@ -60,6 +60,23 @@ pub fn client_address(peer: IpAddr, trusted: &TrustedProxies, header: ForwardedH
     client
 }
 
+/// Whom an address stands for: an IPv6 customer has a /64 at least, so all of its addresses are one.
+pub fn subscriber_of(address: IpAddr) -> IpAddr {
+    first_bits(address, 32, 64)
+}
+
+/// The network of an address as it is routed: a /24 of IPv4, a /48 of IPv6.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    first_bits(address, 24, 48)
+}
+
+fn first_bits(address: IpAddr, v4: u32, v6: u32) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << (32 - v4))).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - v6))).into(),
+    }
+}
+
 impl TrustedProxies {
     /// Trusts these networks.
     pub fn new(networks: Vec<IpNet>) -> Self {
@@ -107,7 +124,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
 /// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:4711`.
 fn node(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
-    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok();
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok();
     let address = text
         .parse::<IpAddr>()
         .ok()

@@ -32,7 +32,8 @@ pub struct Config {
     pub uplink_token_file: PathBuf,
     /// The URL under which pages reach this gateway; printed, never listened on. Default none: http://LISTEN.
     pub public_url: Option<String>,
-    /// Networks of the proxies whose word about a client's address counts. Default none.
+    /// Networks of the proxies whose word about a client's address counts; their own connections are not counted against
+    /// `limits`. Default none.
     pub trusted_proxies: Vec<IpNet>,
     /// The one header the trusted proxies write. Default "x-forwarded-for".
     pub forwarded_header: ForwardedHeader,
@@ -82,13 +83,19 @@ impl Tls {
     }
 }
 
-/// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it. None
-/// may be 0.
+/// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it. A
+/// connection too many is refused. None may be 0.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Open connections a core; more are refused. Default 9,000: two cores stay below 20,000 open files.
     pub connections_per_core: usize,
+    /// Connections that one address has open at once, over all cores; more are refused. An IPv6 address counts with its whole /64.
+    /// Default 4,000: 1,000 visitors behind one exit, each with two pages in sight, each of those with its session and one more
+    /// connection for the agent's files or a `POST`.
+    pub connections_per_address: u32,
+    /// Likewise of one network: a /24 of IPv4, a /48 of IPv6. Default 12,000: three such exits of a mobile carrier side by side.
+    pub connections_per_network: u32,
     /// Batches a second on one connection, and as many more at once as `connection_batches_burst`. An agent sends two a second. Default 20.
     pub connection_batches_per_s: u32,
     /// Default 100: an outbox of 50 batches twice over.
@@ -127,6 +134,8 @@ impl Limits {
             (value == 0).then(|| format!("`limits.{name}` is 0: give 1 or more; a large number is as good as no limit"))
         };
         zero("connections_per_core", self.connections_per_core as u64)
+            .or_else(|| zero("connections_per_address", self.connections_per_address.into()))
+            .or_else(|| zero("connections_per_network", self.connections_per_network.into()))
             .or_else(|| zero("connection_batches_per_s", self.connection_batches_per_s.into()))
             .or_else(|| zero("connection_batches_burst", self.connection_batches_burst.into()))
             .or_else(|| zero("address_batches_per_s", self.address_batches_per_s.into()))
@@ -167,6 +176,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_per_core: 9_000,
+            connections_per_address: 4_000,
+            connections_per_network: 12_000,
             connection_batches_per_s: 20,
             connection_batches_burst: 100,
             address_batches_per_s: 500,

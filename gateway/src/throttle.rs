@@ -8,6 +8,7 @@ use governor::clock::Clock as _;
 use governor::state::{InMemoryState, NotKeyed, keyed::DefaultKeyedStateStore};
 use governor::{NotUntil, Quota, RateLimiter};
 
+use crate::address::subscriber_of;
 use crate::config::Limits;
 
 /// Shared by the cores.
@@ -56,8 +57,7 @@ impl Throttles {
         if let Some(ConnectionThrottle(limiter)) = connection {
             limiter.check().map_err(wait)?;
         }
-        // An IPv6 customer has a /64 at least: its addresses are one client.
-        self.addresses.check_key(&network(address)).map_err(wait)?;
+        self.addresses.check_key(&subscriber_of(address)).map_err(wait)?;
         self.sites.check_key(&site.to_owned()).map_err(wait)
     }
 
@@ -66,16 +66,6 @@ impl Throttles {
         self.addresses.retain_recent();
         self.addresses.shrink_to_fit();
         self.sites.retain_recent();
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
     }
 }
 
