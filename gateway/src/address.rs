@@ -25,7 +25,7 @@ pub enum ForwardedHeader {
 #[serde(try_from = "Vec<String>")]
 pub struct TrustedProxies(Vec<IpNet>);
 
-/// An entry of `trusted_proxies` is neither an address nor a network.
+/// Text that is neither an address nor a network.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is no network: write an address such as 10.0.0.1 or a network such as 10.0.0.0/8 or fd00::/8")]
 pub struct NotANetwork(String);
@@ -58,6 +58,14 @@ pub fn client_address(peer: IpAddr, trusted: &TrustedProxies, header: ForwardedH
         }
     }
     client
+}
+
+/// A network as it is written: `10.0.0.0/8`, `fd00::/8`, or an address that is one by itself.
+pub fn network(text: &str) -> Result<IpNet, NotANetwork> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(IpNet::from(address.to_canonical())),
+        Err(_) => text.parse::<IpNet>().map_err(|_| NotANetwork(text.to_owned())),
+    }
 }
 
 /// Whom an address stands for: an IPv6 customer has a /64 at least, so all of its addresses are one.
@@ -94,11 +102,7 @@ impl TryFrom<Vec<String>> for TrustedProxies {
     type Error = NotANetwork;
 
     fn try_from(entries: Vec<String>) -> Result<Self, NotANetwork> {
-        let network = |entry: String| match entry.parse::<IpAddr>() {
-            Ok(address) => Ok(IpNet::from(address.to_canonical())),
-            Err(_) => entry.parse::<IpNet>().map_err(|_| NotANetwork(entry)),
-        };
-        entries.into_iter().map(network).collect::<Result<_, _>>().map(Self)
+        entries.iter().map(|entry| network(entry)).collect::<Result<_, _>>().map(Self)
     }
 }
 

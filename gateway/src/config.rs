@@ -41,6 +41,9 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// A City or Country database in MaxMind's format. Default none: places are unknown.
     pub geo_database: Option<PathBuf>,
+    /// Rules over requests, a TOML file: what is only counted, and what is turned away. Looked at again every two seconds. Default
+    /// none.
+    pub waf_rules: Option<PathBuf>,
     /// Threads that serve agents, each with a listener of its own. Default 0: one a core.
     pub cores: usize,
     /// What becomes of batches while Redis does not count. `refuse`: their agents keep them. `store_and_forward`: they are
@@ -163,6 +166,7 @@ impl Default for Config {
             forwarded_header: ForwardedHeader::default(),
             proxy_protocol: false,
             geo_database: None,
+            waf_rules: None,
             cores: 0,
             when_redis_is_away: WhenRedisIsAway::default(),
             leave_after_s: 0,

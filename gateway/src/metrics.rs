@@ -28,6 +28,15 @@ pub struct LimitLabel {
     reason: &'static str,
 }
 
+/// A rule of the operator's; there are 1,000 at most.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RuleLabel {
+    /// Its name.
+    pub rule: String,
+    /// `observe` or `block`.
+    pub mode: &'static str,
+}
+
 /// Shared by the cores.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -35,6 +44,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections refused, by the limit that they would have exceeded.
     pub connections_refused: Family<LimitLabel, Counter>,
+    /// Requests that a rule hit, by rule; those of rules that are gone are gone too.
+    pub waf_hits: Family<RuleLabel, Counter>,
+    /// Changed rules that could not be used.
+    pub waf_reload_failures: Counter,
     /// Batches that went towards the log, by transport.
     pub batches: Family<TransportLabel, Counter>,
     /// Batches and frames not taken, and batches finally refused, by reason.
@@ -81,6 +94,8 @@ impl Metrics {
         let metrics = Self {
             connections: Gauge::default(),
             connections_refused: Family::default(),
+            waf_hits: Family::default(),
+            waf_reload_failures: Counter::default(),
             batches: Family::default(),
             refusals: Family::default(),
             throttled: Counter::default(),
@@ -107,6 +122,12 @@ impl Metrics {
             "tideline_gateway_connections_refused",
             "Connections refused by a limit",
             m.connections_refused,
+        );
+        registry.register("tideline_gateway_waf_hits", "Requests that a rule hit", m.waf_hits);
+        registry.register(
+            "tideline_gateway_waf_reload_failures",
+            "Changed rules that could not be used",
+            m.waf_reload_failures,
         );
         registry.register("tideline_gateway_batches", "Batches that went towards the log", m.batches);
         registry.register("tideline_gateway_refusals", "Batches and frames refused", m.refusals);

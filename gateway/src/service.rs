@@ -39,6 +39,7 @@ use crate::sites::Sites;
 use crate::throttle::Throttles;
 use crate::tls::{Certificates, TlsError};
 use crate::user_agent::{Agents, AgentsError};
+use crate::waf::{BadRules, Waf};
 
 /// The one shard there is so far.
 const SHARD: Shard = Shard(0);
@@ -78,6 +79,9 @@ pub enum Error {
     /// The database of places.
     #[error(transparent)]
     Geo(#[from] GeoError),
+    /// The rules over requests.
+    #[error(transparent)]
+    Rules(#[from] BadRules),
     /// The lists of user agents.
     #[error(transparent)]
     Agents(#[from] AgentsError),
@@ -106,12 +110,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let dial: Arc<dyn Dial> = Arc::new(Dialer::with_token_file(&config.uplink, &config.uplink_token_file)?);
     let capacity = Arc::new(Capacity::new(config.when_redis_is_away));
     let mut folder = Folder::open(&config.data)?;
+    let geo = config.geo_database.as_deref().map(Geo::try_open).transpose()?.map(Arc::new);
+    let waf = Arc::new(Waf::try_new(config.waf_rules.as_deref(), geo.clone(), Arc::clone(&metrics))?);
+    let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&waf).follow()));
     let ingest = Arc::new(Ingest {
         sites: Sites::default(),
         clock: Clock::new(),
         in_flight: InFlight::default(),
         agents: Arc::new(Agents::try_new()?),
-        geo: config.geo_database.as_deref().map(Geo::try_open).transpose()?,
+        geo,
     });
     let serving = CancellationToken::new();
     let _ends_with_this = serving.clone().drop_guard();

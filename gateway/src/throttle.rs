@@ -23,7 +23,7 @@ pub struct ConnectionThrottle(RateLimiter<NotKeyed, InMemoryState, Timer>);
 
 /// The clock of the runtime's timers: whoever is asked to wait waits by the same.
 #[derive(Clone)]
-struct Timer;
+pub(crate) struct Timer;
 
 impl governor::clock::Clock for Timer {
     type Instant = std::time::Instant;
