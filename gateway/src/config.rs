@@ -54,7 +54,7 @@ pub struct Config {
     pub leave_after_s: u64,
     /// A second port, with TLS and HTTP/3. Default none.
     pub tls: Option<Tls>,
-    /// What one client may ask for.
+    /// What one client may ask for. Alone among the settings these can change while a gateway runs: [`run`](crate::run).
     pub limits: Limits,
 }
 
@@ -88,7 +88,7 @@ impl Tls {
 
 /// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it. A
 /// connection too many is refused. None may be 0.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Open connections a core; more are refused. Default 9,000: two cores stay below 20,000 open files.
@@ -119,7 +119,7 @@ pub struct Limits {
 
 impl Config {
     /// What is wrong with the values, if anything.
-    pub(crate) fn problem(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         if self.region.is_empty() {
             return Some("`region` is empty: give the name that the region's aggregator has".into());
         }

@@ -56,5 +56,5 @@ pub mod waf;
 pub mod websocket;
 pub mod webtransport;
 
-pub use config::Config;
+pub use config::{Config, Limits};
 pub use service::{Error, run};

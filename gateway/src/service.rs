@@ -14,7 +14,7 @@ use http::HeaderValue;
 use prometheus_client::registry::Registry;
 use proto::dial::{Dial, DialError, Dialer};
 use regional_redis::Shard;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -25,7 +25,7 @@ use crate::admin::{self, Admin};
 use crate::apply::{Applier, ApplyError, Elsewhere, Start};
 use crate::capacity::Capacity;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::door::{Door, ROOM_KIB};
 use crate::folder::{Folder, FolderError, write_durably};
 use crate::geo::{Geo, GeoError};
@@ -98,8 +98,9 @@ pub enum Error {
     Thread(io::Error),
 }
 
-/// Runs a gateway until `stop`, then drains it: sessions first, then the log, then what is left to apply.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+/// Runs a gateway until `stop`, then drains it: sessions first, then the log, then what is left to apply. `limits` are those of
+/// `config`, and later ones for whoever connects, and whatever is sent, from then on.
+pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: CancellationToken) -> Result<(), Error> {
     if let Some(problem) = config.problem() {
         return Err(Error::Config(problem));
     }
@@ -206,6 +207,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             forgetful.forget_idle();
         }
     }));
+    let _limiting = AbortOnDropHandle::new(tokio::spawn(limit(limits, Arc::clone(&throttles))));
     let door = |stop: &CancellationToken| Door {
         ingest: Arc::clone(&ingest),
         log: submit.clone(),
@@ -258,6 +260,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     delivery.keep()?;
     tracing::info!("gateway drained");
     Ok(())
+}
+
+/// Passes on what changes.
+async fn limit(mut limits: watch::Receiver<Limits>, throttles: Arc<Throttles>) {
+    while limits.changed().await.is_ok() {
+        let limits = limits.borrow_and_update().clone();
+        throttles.limit(&limits);
+    }
 }
 
 async fn serve_admin(
