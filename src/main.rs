@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod gateways;
 mod ready;
+mod reload;
 mod role;
 mod status;
 mod stop;
@@ -62,7 +63,11 @@ enum Command {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Gateway(args) => serve(async { Ok(gateway::run(args.load("gateway")?, stop::on_signal()?).await?) }),
+        Command::Gateway(args) => serve(async {
+            let config: gateway::Config = args.load("gateway")?;
+            let limits = reload::on_hangup(args, config.clone())?;
+            Ok(gateway::run(config, limits, stop::on_signal()?).await?)
+        }),
         Command::Aggregator(args) => {
             serve(async { Ok(aggregator::run(args.load("aggregator")?, stop::on_signal()?).await?) })
         }

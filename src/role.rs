@@ -43,6 +43,12 @@ pub enum ConfigError {
 }
 
 impl Args {
+    /// As `--config` gives them.
+    #[cfg(test)]
+    pub fn of_file(config: &std::path::Path) -> Self {
+        Self { config: Some(config.to_owned()) }
+    }
+
     /// Reads the configuration of `role`. The variables carry the role's name, so that one environment can serve all
     /// roles of a machine and an unknown key is still an error.
     pub fn load<C: DeserializeOwned>(&self, role: &'static str) -> Result<C, ConfigError> {

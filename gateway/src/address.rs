@@ -1,6 +1,6 @@
 //! The client's address: that of the peer, or the one for which a trusted proxy says that it forwards.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, header::FORWARDED};
 use ipnet::IpNet;
@@ -25,7 +25,7 @@ pub enum ForwardedHeader {
 #[serde(try_from = "Vec<String>")]
 pub struct TrustedProxies(Vec<IpNet>);
 
-/// An entry of `trusted_proxies` is neither an address nor a network.
+/// Text that is neither an address nor a network.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{0}` is no network: write an address such as 10.0.0.1 or a network such as 10.0.0.0/8 or fd00::/8")]
 pub struct NotANetwork(String);
@@ -60,6 +60,31 @@ pub fn client_address(peer: IpAddr, trusted: &TrustedProxies, header: ForwardedH
     client
 }
 
+/// A network as it is written: `10.0.0.0/8`, `fd00::/8`, or an address that is one by itself.
+pub fn network(text: &str) -> Result<IpNet, NotANetwork> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(IpNet::from(address.to_canonical())),
+        Err(_) => text.parse::<IpNet>().map_err(|_| NotANetwork(text.to_owned())),
+    }
+}
+
+/// Whom an address stands for: an IPv6 customer has a /64 at least, so all of its addresses are one.
+pub fn subscriber_of(address: IpAddr) -> IpAddr {
+    first_bits(address, 32, 64)
+}
+
+/// The network of an address as it is routed: a /24 of IPv4, a /48 of IPv6.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    first_bits(address, 24, 48)
+}
+
+fn first_bits(address: IpAddr, v4: u32, v6: u32) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << (32 - v4))).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - v6))).into(),
+    }
+}
+
 impl TrustedProxies {
     /// Trusts these networks.
     pub fn new(networks: Vec<IpNet>) -> Self {
@@ -77,11 +102,7 @@ impl TryFrom<Vec<String>> for TrustedProxies {
     type Error = NotANetwork;
 
     fn try_from(entries: Vec<String>) -> Result<Self, NotANetwork> {
-        let network = |entry: String| match entry.parse::<IpAddr>() {
-            Ok(address) => Ok(IpNet::from(address.to_canonical())),
-            Err(_) => entry.parse::<IpNet>().map_err(|_| NotANetwork(entry)),
-        };
-        entries.into_iter().map(network).collect::<Result<_, _>>().map(Self)
+        entries.iter().map(|entry| network(entry)).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -107,7 +128,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
 /// `192.0.2.1`, `192.0.2.1:4711`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:4711`.
 fn node(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
-    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok();
+    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok();
     let address = text
         .parse::<IpAddr>()
         .ok()

@@ -32,7 +32,8 @@ pub struct Config {
     pub uplink_token_file: PathBuf,
     /// The URL under which pages reach this gateway; printed, never listened on. Default none: http://LISTEN.
     pub public_url: Option<String>,
-    /// Networks of the proxies whose word about a client's address counts. Default none.
+    /// Networks of the proxies whose word about a client's address counts; their own connections are not counted against
+    /// `limits`. Default none.
     pub trusted_proxies: Vec<IpNet>,
     /// The one header the trusted proxies write. Default "x-forwarded-for".
     pub forwarded_header: ForwardedHeader,
@@ -40,6 +41,9 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// A City or Country database in MaxMind's format. Default none: places are unknown.
     pub geo_database: Option<PathBuf>,
+    /// Rules over requests, a TOML file: what is only counted, and what is turned away. Looked at again every two seconds. Default
+    /// none.
+    pub waf_rules: Option<PathBuf>,
     /// Threads that serve agents, each with a listener of its own. Default 0: one a core.
     pub cores: usize,
     /// What becomes of batches while Redis does not count. `refuse`: their agents keep them. `store_and_forward`: they are
@@ -50,7 +54,7 @@ pub struct Config {
     pub leave_after_s: u64,
     /// A second port, with TLS and HTTP/3. Default none.
     pub tls: Option<Tls>,
-    /// What one client may ask for.
+    /// What one client may ask for. Alone among the settings these can change while a gateway runs: [`run`](crate::run).
     pub limits: Limits,
 }
 
@@ -82,13 +86,19 @@ impl Tls {
     }
 }
 
-/// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it. None
-/// may be 0.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it. A
+/// connection too many is refused. None may be 0.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Open connections a core; more are refused. Default 9,000: two cores stay below 20,000 open files.
     pub connections_per_core: usize,
+    /// Connections and sessions that one address has open at once, over all cores; more are refused. An IPv6 address counts with
+    /// its whole /64. Default 4,000: 1,000 visitors behind one exit, each with two pages in sight, each of those with a connection
+    /// and its session.
+    pub connections_per_address: u32,
+    /// Likewise of one network: a /24 of IPv4, a /48 of IPv6. Default 12,000: three such exits of a mobile carrier side by side.
+    pub connections_per_network: u32,
     /// Batches a second on one connection, and as many more at once as `connection_batches_burst`. An agent sends two a second. Default 20.
     pub connection_batches_per_s: u32,
     /// Default 100: an outbox of 50 batches twice over.
@@ -109,7 +119,7 @@ pub struct Limits {
 
 impl Config {
     /// What is wrong with the values, if anything.
-    pub(crate) fn problem(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         if self.region.is_empty() {
             return Some("`region` is empty: give the name that the region's aggregator has".into());
         }
@@ -127,6 +137,8 @@ impl Limits {
             (value == 0).then(|| format!("`limits.{name}` is 0: give 1 or more; a large number is as good as no limit"))
         };
         zero("connections_per_core", self.connections_per_core as u64)
+            .or_else(|| zero("connections_per_address", self.connections_per_address.into()))
+            .or_else(|| zero("connections_per_network", self.connections_per_network.into()))
             .or_else(|| zero("connection_batches_per_s", self.connection_batches_per_s.into()))
             .or_else(|| zero("connection_batches_burst", self.connection_batches_burst.into()))
             .or_else(|| zero("address_batches_per_s", self.address_batches_per_s.into()))
@@ -154,6 +166,7 @@ impl Default for Config {
             forwarded_header: ForwardedHeader::default(),
             proxy_protocol: false,
             geo_database: None,
+            waf_rules: None,
             cores: 0,
             when_redis_is_away: WhenRedisIsAway::default(),
             leave_after_s: 0,
@@ -167,6 +180,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_per_core: 9_000,
+            connections_per_address: 4_000,
+            connections_per_network: 12_000,
             connection_batches_per_s: 20,
             connection_batches_burst: 100,
             address_batches_per_s: 500,

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -28,6 +27,9 @@ use crate::listen::{HEADER_BYTES_MAX, WRITE_MAX};
 use crate::quic::Arrived;
 use crate::webtransport::{self, Session};
 
+const ONE_SESSION: &str = "a connection has one WebTransport session: open another connection\n";
+const NO_SUCH_PATH: &str = "WebTransport sessions are at /v1/stream\n";
+
 type Connection = h3::server::Connection<h3_quinn::Connection, Bytes>;
 type Resolver = h3::server::RequestResolver<h3_quinn::Connection, Bytes>;
 /// The stream of a request.
@@ -40,7 +42,7 @@ enum Opened {
     /// The request to begin a session.
     Session(Box<(Request<()>, Stream)>),
     /// Of the session that it names.
-    Stream(SessionId, SessionStream),
+    Stream(SessionId, Box<SessionStream>),
 }
 
 /// A session whose own stream has not come yet.
@@ -54,7 +56,8 @@ struct Begun {
 pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
     let (incoming, handshake) = arrived.take();
     let peer = incoming.remote_address();
-    let handshake_max = Duration::from_secs(door.limits.handshake_s);
+    let Some(seat) = door.seat(peer.ip()) else { return incoming.refuse() };
+    let handshake_max = door.handshake_max();
     let connected = match incoming.accept() {
         Ok(connecting) => timeout(handshake_max, connecting).await,
         Err(error) => return tracing::debug!(%error, %peer, "a QUIC handshake failed"),
@@ -74,11 +77,10 @@ pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
         .send_grease(false);
     let built = timeout(handshake_max, http.build(h3_quinn::Connection::new(quic.clone()))).await;
     let Ok(Ok(connection)) = built else { return tracing::debug!(%peer, "an HTTP/3 connection did not begin") };
-    let usage = Usage::new();
-    let idle = Duration::from_secs(door.limits.idle_s);
+    let usage = Usage::new(seat);
     tokio::select! {
         () = serve(connection, quic, &usage, router, &door) => {}
-        () = usage.unused(handshake_max, idle) => tracing::debug!(%peer, "a connection without a request was cut"),
+        () = usage.unused(handshake_max, door.idle()) => tracing::debug!(%peer, "a connection without a request was cut"),
     }
 }
 
@@ -100,13 +102,13 @@ async fn serve(
                     begun = begin(asked.0, asked.1, &quic, door).await;
                     may_begin = begun.is_none();
                 }
-                Opened::Session(asked) => refuse(asked.1, StatusCode::TOO_MANY_REQUESTS).await,
+                Opened::Session(asked) => refuse(asked.1, StatusCode::TOO_MANY_REQUESTS, ONE_SESSION).await,
                 Opened::Stream(of, stream) => match begun.take_if(|begun: &mut Begun| begun.id == of) {
                     Some(Begun { client, session, .. }) => {
                         let (in_use, door) = (usage.begin(), Arc::clone(door));
                         door.sessions.clone().spawn(async move {
                             let _in_use = in_use;
-                            session.serve(stream, client, door).await;
+                            session.serve(*stream, client, door).await;
                         });
                     }
                     None => drop(stream), // which ends it
@@ -133,7 +135,9 @@ async fn open(mut resolver: Resolver, tell: mpsc::Sender<Opened>, peer: SocketAd
     let _in_use = usage.begin();
     let resolved = async {
         match poll_fn(|cx| resolver.frame_stream.poll_next(cx)).await {
-            Ok(Some(Frame::WebTransportStream(of))) => Ok(Err(Opened::Stream(of, resolver.frame_stream.into_inner()))),
+            Ok(Some(Frame::WebTransportStream(of))) => {
+                Ok(Err(Opened::Stream(of, Box::new(resolver.frame_stream.into_inner()))))
+            }
             frame => match resolver.accept_with_frame(frame)?.resolve().await? {
                 asked if wants_session(&asked.0) => Ok(Err(Opened::Session(Box::new(asked)))),
                 asked => Ok::<_, h3::error::StreamError>(Ok(asked)),
@@ -149,12 +153,18 @@ async fn open(mut resolver: Resolver, tell: mpsc::Sender<Opened>, peer: SocketAd
 }
 
 async fn begin(request: Request<()>, mut stream: Stream, quic: &quinn::Connection, door: &Door) -> Option<Begun> {
+    let peer = quic.remote_address().ip();
+    // The routes judge every other request.
+    if let Err(blocked) = door.judge(peer, &request) {
+        refuse(stream, StatusCode::FORBIDDEN, format!("{blocked}\n")).await;
+        return None;
+    }
     if request.uri().path() != webtransport::PATH {
-        refuse(stream, StatusCode::NOT_FOUND).await;
+        refuse(stream, StatusCode::NOT_FOUND, NO_SUCH_PATH).await;
         return None;
     }
     let id = SessionId::try_from(stream.send_id().into_inner()).ok()?;
-    let client = door.client(quic.remote_address().ip(), request.headers());
+    let client = door.client(peer, request.headers());
     timeout(WRITE_MAX, stream.send_response(webtransport::accept())).await.ok()?.ok()?;
     Some(Begun { id, client, session: Session::new(stream, quic.clone()) })
 }
@@ -163,12 +173,15 @@ fn wants_session(request: &Request<()>) -> bool {
     request.method() == Method::CONNECT && request.extensions().get::<Protocol>() == Some(&Protocol::WEB_TRANSPORT)
 }
 
-async fn refuse(mut stream: Stream, status: StatusCode) {
+async fn refuse(mut stream: Stream, status: StatusCode, why: impl Into<Bytes>) {
     let mut response = Response::new(());
     *response.status_mut() = status;
-    if timeout(WRITE_MAX, stream.send_response(response)).await.is_ok() {
-        let _ = timeout(WRITE_MAX, stream.finish()).await;
-    }
+    let said = async {
+        stream.send_response(response).await?;
+        stream.send_data(why.into()).await?;
+        stream.finish().await
+    };
+    let _ = timeout(WRITE_MAX, said).await;
 }
 
 /// An ordinary request, answered by the same routes as every other.

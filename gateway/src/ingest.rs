@@ -42,7 +42,7 @@ pub struct Ingest {
     /// User agents.
     pub agents: Arc<Agents>,
     /// Places, if the operator has a database.
-    pub geo: Option<Geo>,
+    pub geo: Option<Arc<Geo>>,
 }
 
 /// A batch that goes into the log.

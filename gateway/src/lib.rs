@@ -1,12 +1,13 @@
 //! A gateway: where an event enters the region. Its way, file by file:
 //!
 //! [`listen`] takes the connection (one runtime a core), with [`tls`] or without; [`quic`] hands those of HTTP/3 to it
-//! ([`http3`]). [`routes`] leads a request to [`websocket`], [`webtransport`] or [`grpc`] for a [`session`], and to [`post`] or
-//! [`grpc`] for one batch ([`unary`]); [`address`] says whose it is, [`idle`] whether it is used. [`door`] is what the cores share, and a transmission's way in: [`capacity`] and
-//! [`throttle`] may ask it to come later, [`ingest`] turns a transmission into
-//! a record: [`sites`] admits, [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve
-//! what the bytes do not say. [`log`] makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells
-//! the agent. Afterwards: [`outcomes`] keeps what Redis decided, [`delivery`] how far each record has come, [`raw`] ships it over
+//! ([`http3`]). [`address`] says whose it is, [`crowd`] whether they have too many already, [`idle`] whether it is used. [`waf`]
+//! turns away what a rule blocks, [`routes`] leads any other request to [`websocket`], [`webtransport`] or [`grpc`] for a
+//! [`session`], and to [`post`] or [`grpc`] for one batch ([`unary`]). [`door`] is what the cores share, and a transmission's way
+//! in: [`capacity`] and [`throttle`] may ask it to come later, [`ingest`] turns a transmission into a record: [`sites`] admits,
+//! [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve what the bytes do not say. [`log`]
+//! makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells the agent. Afterwards: [`outcomes`] keeps
+//! what Redis decided, [`delivery`] how far each record has come, [`raw`] ships it over
 //! the [`uplink`], [`trim`] forgets it.
 
 pub mod address;
@@ -19,6 +20,7 @@ pub mod capacity;
 pub mod clock;
 pub mod config;
 pub mod controls;
+pub mod crowd;
 pub mod delivery;
 pub mod door;
 pub mod folder;
@@ -50,8 +52,9 @@ pub mod uplink;
 pub mod user_agent;
 pub mod validate;
 pub mod visitor;
+pub mod waf;
 pub mod websocket;
 pub mod webtransport;
 
-pub use config::Config;
+pub use config::{Config, Limits};
 pub use service::{Error, run};

@@ -22,11 +22,32 @@ pub struct TransportLabel {
     transport: &'static str,
 }
 
+/// Which limit a connection would have exceeded: `address`, `network` or `core`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabel {
+    reason: &'static str,
+}
+
+/// A rule of the operator's; there are 1,000 at most.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RuleLabel {
+    /// Its name.
+    pub rule: String,
+    /// `observe` or `block`.
+    pub mode: &'static str,
+}
+
 /// Shared by the cores.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     /// Open connections.
     pub connections: Gauge,
+    /// Connections refused, by the limit that they would have exceeded.
+    pub connections_refused: Family<LimitLabel, Counter>,
+    /// Requests that a rule hit, by rule; those of rules that are gone are gone too.
+    pub waf_hits: Family<RuleLabel, Counter>,
+    /// Changed rules that could not be used.
+    pub waf_reload_failures: Counter,
     /// Batches that went towards the log, by transport.
     pub batches: Family<TransportLabel, Counter>,
     /// Batches and frames not taken, and batches finally refused, by reason.
@@ -72,6 +93,9 @@ impl Metrics {
     pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             connections: Gauge::default(),
+            connections_refused: Family::default(),
+            waf_hits: Family::default(),
+            waf_reload_failures: Counter::default(),
             batches: Family::default(),
             refusals: Family::default(),
             throttled: Counter::default(),
@@ -94,6 +118,17 @@ impl Metrics {
         };
         let m = metrics.clone();
         registry.register("tideline_gateway_connections", "Open connections", m.connections);
+        registry.register(
+            "tideline_gateway_connections_refused",
+            "Connections refused by a limit",
+            m.connections_refused,
+        );
+        registry.register("tideline_gateway_waf_hits", "Requests that a rule hit", m.waf_hits);
+        registry.register(
+            "tideline_gateway_waf_reload_failures",
+            "Changed rules that could not be used",
+            m.waf_reload_failures,
+        );
         registry.register("tideline_gateway_batches", "Batches that went towards the log", m.batches);
         registry.register("tideline_gateway_refusals", "Batches and frames refused", m.refusals);
         registry.register("tideline_gateway_throttled", "Batches asked to come later", m.throttled);
@@ -131,6 +166,11 @@ impl Metrics {
     /// A refusal, by its reason.
     pub fn refused(&self, reason: Reason) {
         self.refusals.get_or_create(&ReasonLabel { reason: label(reason) }).inc();
+    }
+
+    /// A connection too many for this limit.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.get_or_create(&LimitLabel { reason }).inc();
     }
 
     /// A batch that came this way.

@@ -14,7 +14,7 @@ use http::HeaderValue;
 use prometheus_client::registry::Registry;
 use proto::dial::{Dial, DialError, Dialer};
 use regional_redis::Shard;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -25,7 +25,8 @@ use crate::admin::{self, Admin};
 use crate::apply::{Applier, ApplyError, Elsewhere, Start};
 use crate::capacity::Capacity;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Limits};
+use crate::crowd::Crowd;
 use crate::door::{Door, ROOM_KIB};
 use crate::folder::{Folder, FolderError, write_durably};
 use crate::geo::{Geo, GeoError};
@@ -39,6 +40,7 @@ use crate::sites::Sites;
 use crate::throttle::Throttles;
 use crate::tls::{Certificates, TlsError};
 use crate::user_agent::{Agents, AgentsError};
+use crate::waf::{BadRules, Waf};
 
 /// The one shard there is so far.
 const SHARD: Shard = Shard(0);
@@ -78,6 +80,9 @@ pub enum Error {
     /// The database of places.
     #[error(transparent)]
     Geo(#[from] GeoError),
+    /// The rules over requests.
+    #[error(transparent)]
+    Rules(#[from] BadRules),
     /// The lists of user agents.
     #[error(transparent)]
     Agents(#[from] AgentsError),
@@ -94,8 +99,9 @@ pub enum Error {
     Thread(io::Error),
 }
 
-/// Runs a gateway until `stop`, then drains it: sessions first, then the log, then what is left to apply.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+/// Runs a gateway until `stop`, then drains it: sessions first, then the log, then what is left to apply. `limits` are those of
+/// `config`, and later ones for whoever connects, and whatever is sent, from then on.
+pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: CancellationToken) -> Result<(), Error> {
     if let Some(problem) = config.problem() {
         return Err(Error::Config(problem));
     }
@@ -106,16 +112,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let dial: Arc<dyn Dial> = Arc::new(Dialer::with_token_file(&config.uplink, &config.uplink_token_file)?);
     let capacity = Arc::new(Capacity::new(config.when_redis_is_away));
     let mut folder = Folder::open(&config.data)?;
+    let geo = config.geo_database.as_deref().map(Geo::try_open).transpose()?.map(Arc::new);
+    let waf = Arc::new(Waf::try_new(config.waf_rules.as_deref(), geo.clone(), Arc::clone(&metrics))?);
+    let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&waf).follow()));
     let ingest = Arc::new(Ingest {
         sites: Sites::default(),
         clock: Clock::new(),
         in_flight: InFlight::default(),
         agents: Arc::new(Agents::try_new()?),
-        geo: config.geo_database.as_deref().map(Geo::try_open).transpose()?,
+        geo,
     });
     let serving = CancellationToken::new();
     let _ends_with_this = serving.clone().drop_guard();
-    let Bound { address: bound, tls: bound_tls, ports, quic, certificates } = bind(&config, cores, &serving)?;
+    let Bound { address: bound, tls: bound_tls, ports, quic, certificates } = bind(&config, &limits, cores, &serving)?;
     let admin =
         serve_admin(&config, (bound, bound_tls), Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) })
             .await?;
@@ -199,14 +208,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             forgetful.forget_idle();
         }
     }));
+    let trusted_proxies = TrustedProxies::new(config.trusted_proxies.clone());
+    let crowd = Crowd::new(&config.limits, trusted_proxies.clone());
+    let limiting = limit(limits.clone(), Arc::clone(&throttles), crowd.clone());
+    let _limiting = AbortOnDropHandle::new(tokio::spawn(limiting));
     let door = |stop: &CancellationToken| Door {
         ingest: Arc::clone(&ingest),
         log: submit.clone(),
         room: Arc::clone(&room),
         capacity: Arc::clone(&capacity),
         throttles: Arc::clone(&throttles),
-        limits: config.limits.clone(),
-        trusted_proxies: TrustedProxies::new(config.trusted_proxies.clone()),
+        crowd: crowd.clone(),
+        waf: Arc::clone(&waf),
+        limits: limits.clone(),
+        trusted_proxies: trusted_proxies.clone(),
         forwarded_header: config.forwarded_header,
         proxy_protocol: config.proxy_protocol,
         region: config.region.clone(),
@@ -253,6 +268,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     Ok(())
 }
 
+/// Passes on what changes; the rest is read where a connection begins.
+async fn limit(mut limits: watch::Receiver<Limits>, throttles: Arc<Throttles>, crowd: Crowd) {
+    while limits.changed().await.is_ok() {
+        let limits = limits.borrow_and_update().clone();
+        throttles.limit(&limits);
+        crowd.limit(&limits);
+    }
+}
+
 async fn serve_admin(
     config: &Config,
     (listen, tls): (SocketAddr, Option<SocketAddr>),
@@ -283,7 +307,12 @@ struct Bound {
     certificates: Option<Arc<Certificates>>,
 }
 
-fn bind(config: &Config, cores: usize, serving: &CancellationToken) -> Result<Bound, Error> {
+fn bind(
+    config: &Config,
+    limits: &watch::Receiver<Limits>,
+    cores: usize,
+    serving: &CancellationToken,
+) -> Result<Bound, Error> {
     let (address, listeners) = listen::bind(config.listen, "`listen`", cores)?;
     let plain = listeners.into_iter().map(|plain| Ports { plain, tls: None, quic: None });
     let mut bound = Bound { address, tls: None, ports: plain.collect(), quic: None, certificates: None };
@@ -300,7 +329,7 @@ fn bind(config: &Config, cores: usize, serving: &CancellationToken) -> Result<Bo
     }
     if let Some(socket) = socket {
         let serving =
-            quic::start(socket, certificates.quic()?, &config.limits, cores, serving.clone()).map_err(Error::Thread)?;
+            quic::start(socket, certificates.quic()?, limits.clone(), cores, serving.clone()).map_err(Error::Thread)?;
         for (ports, connections) in bound.ports.iter_mut().zip(serving.cores) {
             ports.quic = Some(connections);
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::tz::TimeZone;
 use proto::agent::Reason;
+use proto::origin::{SentOrigin, SiteOrigin};
 use proto::uplink::{Configuration, Raw};
 
 use crate::visitor::{SaltError, Salts};
@@ -18,7 +19,16 @@ pub struct Site {
     pub timezone: TimeZone,
     /// Where its raw rows go.
     pub raw: Raw,
-    origins: HashSet<String>,
+    origins: Origins,
+}
+
+/// The origins of a site, read once for all its batches.
+#[derive(Debug, Default)]
+struct Origins {
+    /// As browsers send them.
+    exact: HashSet<String>,
+    /// With a star.
+    wide: Vec<SiteOrigin>,
 }
 
 /// What central said, whole.
@@ -69,7 +79,7 @@ impl Table {
         let site = |site: &proto::uplink::Site| {
             let bad = |_| BadConfiguration::Timezone { site: site.name.clone(), timezone: site.timezone.clone() };
             let timezone = TimeZone::get(&site.timezone).map_err(bad)?;
-            let origins = site.origins.iter().map(|origin| normal(origin)).collect();
+            let origins = Origins::new(&site.name, &site.origins);
             Ok((site.name.clone(), Arc::new(Site { name: site.name.clone(), timezone, raw: site.raw(), origins })))
         };
         let sites = configuration.sites.iter().map(site).collect::<Result<_, BadConfiguration>>()?;
@@ -85,12 +95,34 @@ impl Table {
     pub fn admit(&self, name: &str, origin: Option<&str>) -> Result<Arc<Site>, Reason> {
         let site = self.sites.get(name).ok_or(Reason::UnknownSite)?;
         let origin = origin.ok_or(Reason::WrongOrigin)?;
-        if site.origins.contains(&normal(origin)) { Ok(Arc::clone(site)) } else { Err(Reason::WrongOrigin) }
+        if site.origins.contain(origin) { Ok(Arc::clone(site)) } else { Err(Reason::WrongOrigin) }
     }
 }
 
-fn normal(origin: &str) -> String {
-    origin.trim_end_matches('/').to_ascii_lowercase()
+impl Origins {
+    /// Central checks an origin before it keeps it. One that this gateway cannot read, of an older or a later version, admits nobody,
+    /// and holds up neither the site's others nor other sites.
+    fn new(site: &str, origins: &[String]) -> Self {
+        let mut read = Self::default();
+        for origin in origins {
+            match origin.parse::<SiteOrigin>() {
+                Ok(origin) if origin.is_exact() => {
+                    read.exact.insert(origin.to_string());
+                }
+                Ok(origin) => read.wide.push(origin),
+                Err(error) => tracing::warn!(%error, site, "an origin of a site admits nobody; enter it anew"),
+            }
+        }
+        read
+    }
+
+    fn contain(&self, origin: &str) -> bool {
+        if self.exact.contains(origin) {
+            return true; // what a browser sends has the form already
+        }
+        let Some(sent) = SentOrigin::parse(origin) else { return false };
+        self.exact.contains(&sent.to_string()) || self.wide.iter().any(|wide| wide.matches(&sent))
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +130,8 @@ mod tests {
     use super::*;
 
     fn configuration(timezone: &str) -> Configuration {
-        let origins = vec!["https://Shop.example/".to_owned()];
+        let origins =
+            ["https://Shop.example/", "https://*.shop.example", "http://localhost:*", "*"].map(str::to_owned).into();
         let site = proto::uplink::Site { name: "shop".into(), origins, timezone: timezone.into(), raw: 0 };
         Configuration { sites: vec![site], ..Default::default() }
     }
@@ -113,6 +146,26 @@ mod tests {
         assert_eq!(table.admit("shop", Some("http://shop.example")).unwrap_err(), Reason::WrongOrigin);
         assert_eq!(table.admit("shop", None).unwrap_err(), Reason::WrongOrigin);
         assert_eq!(table.admit("other", Some("https://shop.example")).unwrap_err(), Reason::UnknownSite);
+    }
+
+    #[test]
+    fn a_star_admits_what_it_stands_for_and_what_cannot_be_read_admits_nobody() {
+        let sites = Sites::default();
+        sites.replace(&configuration("Europe/Berlin")).unwrap();
+        let table = sites.table();
+        for origin in [
+            "https://www.shop.example",
+            "HTTPS://a.b.Shop.example:443",
+            "http://localhost:5173",
+            "HTTPS://SHOP.example",
+        ] {
+            assert!(table.admit("shop", Some(origin)).is_ok(), "{origin}");
+        }
+        for origin in
+            ["https://myshop.example", "https://www.shop.example.evil", "https://localhost:5173", "*", "null", ""]
+        {
+            assert_eq!(table.admit("shop", Some(origin)).unwrap_err(), Reason::WrongOrigin, "{origin}");
+        }
     }
 
     #[test]

@@ -1,20 +1,30 @@
 //! How fast one connection, one address and one site may send. Beyond that a batch is not refused: it is asked to come later.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use governor::clock::Clock as _;
 use governor::state::{InMemoryState, NotKeyed, keyed::DefaultKeyedStateStore};
 use governor::{NotUntil, Quota, RateLimiter};
 
+use crate::address::subscriber_of;
 use crate::config::Limits;
 
 /// Shared by the cores.
-pub struct Throttles {
-    addresses: RateLimiter<IpAddr, DefaultKeyedStateStore<IpAddr>, Timer>,
-    sites: RateLimiter<String, DefaultKeyedStateStore<String>, Timer>,
+pub struct Throttles(RwLock<Rates>);
+
+struct Rates {
+    addresses: Keyed<IpAddr>,
+    sites: Keyed<String>,
     connection: Quota,
+}
+
+struct Keyed<K: Hash + Eq + Clone> {
+    quota: Quota,
+    limiter: RateLimiter<K, DefaultKeyedStateStore<K>, Timer>,
 }
 
 /// Of one connection.
@@ -22,7 +32,7 @@ pub struct ConnectionThrottle(RateLimiter<NotKeyed, InMemoryState, Timer>);
 
 /// The clock of the runtime's timers: whoever is asked to wait waits by the same.
 #[derive(Clone)]
-struct Timer;
+pub(crate) struct Timer;
 
 impl governor::clock::Clock for Timer {
     type Instant = std::time::Instant;
@@ -35,19 +45,30 @@ impl governor::clock::Clock for Timer {
 impl Throttles {
     /// From the settings.
     pub fn new(limits: &Limits) -> Self {
-        Self {
-            addresses: RateLimiter::dashmap_with_clock(
-                quota(limits.address_batches_per_s, limits.address_batches_burst),
-                Timer,
-            ),
-            sites: RateLimiter::dashmap_with_clock(quota(limits.site_batches_per_s, limits.site_batches_burst), Timer),
+        Self(RwLock::new(Rates {
+            addresses: Keyed::new(quota(limits.address_batches_per_s, limits.address_batches_burst)),
+            sites: Keyed::new(quota(limits.site_batches_per_s, limits.site_batches_burst)),
             connection: quota(limits.connection_batches_per_s, limits.connection_batches_burst),
+        }))
+    }
+
+    /// Other settings, for connections that begin now, and for every address and site where its rate is another: they begin with
+    /// a full allowance.
+    pub fn limit(&self, limits: &Limits) {
+        let new = Self::new(limits).0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut rates = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        rates.connection = new.connection;
+        if rates.addresses.quota != new.addresses.quota {
+            rates.addresses = new.addresses;
+        }
+        if rates.sites.quota != new.sites.quota {
+            rates.sites = new.sites;
         }
     }
 
     /// For a new connection.
     pub fn connection(&self) -> ConnectionThrottle {
-        ConnectionThrottle(RateLimiter::direct_with_clock(self.connection, Timer))
+        ConnectionThrottle(RateLimiter::direct_with_clock(self.rates().connection, Timer))
     }
 
     /// One batch; how long to wait if it comes too early.
@@ -56,26 +77,27 @@ impl Throttles {
         if let Some(ConnectionThrottle(limiter)) = connection {
             limiter.check().map_err(wait)?;
         }
-        // An IPv6 customer has a /64 at least: its addresses are one client.
-        self.addresses.check_key(&network(address)).map_err(wait)?;
-        self.sites.check_key(&site.to_owned()).map_err(wait)
+        let rates = self.rates();
+        rates.addresses.limiter.check_key(&subscriber_of(address)).map_err(wait)?;
+        rates.sites.limiter.check_key(&site.to_owned()).map_err(wait)
     }
 
     /// Forgets whoever is back at a full allowance: the tables hold only who sent lately.
     pub fn forget_idle(&self) {
-        self.addresses.retain_recent();
-        self.addresses.shrink_to_fit();
-        self.sites.retain_recent();
+        let rates = self.rates();
+        rates.addresses.limiter.retain_recent();
+        rates.addresses.limiter.shrink_to_fit();
+        rates.sites.limiter.retain_recent();
+    }
+
+    fn rates(&self) -> RwLockReadGuard<'_, Rates> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
+impl<K: Hash + Eq + Clone> Keyed<K> {
+    fn new(quota: Quota) -> Self {
+        Self { quota, limiter: RateLimiter::dashmap_with_clock(quota, Timer) }
     }
 }
 
@@ -99,6 +121,25 @@ mod tests {
         let wait = throttles.take(Some(&connection), address, "shop").unwrap_err();
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1));
         assert_eq!(throttles.take(Some(&throttles.connection()), address, "shop"), Ok(()));
+    }
+
+    #[test]
+    fn another_rate_is_for_what_comes_next_and_leaves_the_others_alone() {
+        let limits = Limits { address_batches_per_s: 1, address_batches_burst: 1, ..Default::default() };
+        let throttles = Throttles::new(&limits);
+        let (address, before) = (IpAddr::from([192, 0, 2, 1]), throttles.connection());
+        assert!(throttles.take(Some(&before), address, "shop").is_ok());
+        throttles.limit(&Limits { connection_batches_burst: 1, site_batches_burst: 5, ..limits.clone() });
+        assert!(throttles.take(None, address, "shop").is_err(), "the rate of addresses is the same, and used up");
+        throttles.limit(&Limits { address_batches_burst: 3, connection_batches_burst: 1, ..limits });
+        assert!(
+            throttles.take(Some(&before), address, "shop").is_ok(),
+            "a connection keeps the rate that it began with"
+        );
+        let after = throttles.connection();
+        assert!(throttles.take(Some(&after), address, "shop").is_ok());
+        assert!(throttles.take(Some(&after), address, "shop").is_err());
+        assert!(throttles.take(Some(&before), address, "shop").is_ok());
     }
 
     #[test]

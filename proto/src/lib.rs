@@ -1,5 +1,5 @@
 //! The wire contract, in the order in which an event passes it: `agent` (page to gateway), `record` (the gateway's log),
-//! `uplink` (region to central). `schema/` holds the source of all three.
+//! `uplink` (region to central). `schema/` holds the source of all three; `origin` says what an origin of a site may be.
 //!
 //! Without the feature `native` the crate is `no_std` and holds [`limits`], [`sid`] and [`wire`] alone: what the agent's
 //! core is built on.
@@ -8,6 +8,8 @@
 #[cfg(feature = "native")]
 pub mod dial;
 pub mod limits;
+#[cfg(feature = "native")]
+pub mod origin;
 pub mod sid;
 pub mod wire;
 

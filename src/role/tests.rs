@@ -19,7 +19,7 @@ struct Clickhouse {
 }
 
 fn load(path: &Path) -> Result<Config, ConfigError> {
-    Args { config: Some(path.to_owned()) }.load("central")
+    Args::of_file(path).load("central")
 }
 
 fn written(text: &str) -> tempfile::NamedTempFile {

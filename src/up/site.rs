@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use proto::origin::{BadOrigin, SiteOrigin};
 use thiserror::Error;
 
 const FORM: &str = "NAME=ORIGIN[,ORIGIN…][;TIMEZONE], such as shop=https://shop.example;Europe/Berlin";
@@ -26,10 +27,8 @@ pub enum SiteError {
     )]
     Name(String),
     /// An origin that no browser would ever send.
-    #[error(
-        "{0:?} is not an origin; write scheme, host and port only, such as https://shop.example or http://localhost:3000"
-    )]
-    Origin(String),
+    #[error(transparent)]
+    Origin(#[from] BadOrigin),
 }
 
 impl FromStr for Site {
@@ -48,25 +47,10 @@ impl FromStr for Site {
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')) {
             return Err(SiteError::Name(name.to_owned()));
         }
-        let origins = origins.split(',').map(origin).collect::<Result<_, _>>()?;
+        let form = |origin: &str| origin.parse().map(|origin: SiteOrigin| origin.to_string());
+        let origins = origins.split(',').map(form).collect::<Result<_, _>>()?;
         Ok(Self { name: name.to_owned(), origins, timezone })
     }
-}
-
-/// An origin in the form in which browsers send it: no path, lower case, no default port.
-fn origin(text: &str) -> Result<String, SiteError> {
-    let wrong = || SiteError::Origin(text.to_owned());
-    let url = reqwest::Url::parse(text).map_err(|_| wrong())?;
-    let bare = url.username().is_empty()
-        && url.password().is_none()
-        && url.path() == "/"
-        && !text.ends_with('/')
-        && url.query().is_none()
-        && url.fragment().is_none();
-    if !bare || !matches!(url.scheme(), "http" | "https") {
-        return Err(wrong());
-    }
-    Ok(url.origin().ascii_serialization())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{Timestamp, tz::TimeZone};
-use url::Url;
+use proto::origin::{BadOrigin, SiteOrigin};
 
 use super::{Control, ControlError};
 
@@ -12,7 +12,7 @@ use super::{Control, ControlError};
 pub struct Site {
     /// Letters, digits and `. - _ /`, 100 at most.
     pub name: String,
-    /// `scheme://host[:port]` as a browser writes it in the header Origin.
+    /// As a browser writes them in the header Origin, perhaps with a star: [`SiteOrigin`].
     pub origins: Vec<String>,
     /// IANA name.
     pub timezone: String,
@@ -55,8 +55,8 @@ pub enum SiteError {
     #[error("site_id {0:?} must be 1 to {NAME_CHARACTERS_MAX} of the characters a-z A-Z 0-9 . - _ /")]
     Name(String),
     /// An origin.
-    #[error("origin {0:?} must be http:// or https://, a host and maybe a port, such as https://example.com")]
-    Origin(String),
+    #[error(transparent)]
+    Origin(#[from] BadOrigin),
     /// No origin, or too many.
     #[error("a site has 1 to {ORIGINS_MAX} origins, not {0}")]
     Origins(usize),
@@ -80,23 +80,11 @@ impl Site {
         if origins.is_empty() || origins.len() > ORIGINS_MAX {
             return Err(SiteError::Origins(origins.len()));
         }
-        let origins = origins.iter().map(|origin| browser_form(origin)).collect::<Result<_, _>>()?;
+        let form = |origin: &String| origin.parse().map(|origin: SiteOrigin| origin.to_string());
+        let origins = origins.iter().map(form).collect::<Result<_, _>>()?;
         TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
         Ok(Self { name: name.to_owned(), origins, timezone: timezone.to_owned(), raw: Raw::default() })
     }
-}
-
-/// Lowercase, the scheme's own port left out, nothing behind the port.
-fn browser_form(origin: &str) -> Result<String, SiteError> {
-    let wrong = || SiteError::Origin(origin.to_owned());
-    let url = Url::parse(origin).map_err(|_| wrong())?;
-    let bare = matches!(url.scheme(), "http" | "https")
-        && matches!(url.path(), "" | "/")
-        && url.query().is_none()
-        && url.fragment().is_none()
-        && url.username().is_empty()
-        && url.password().is_none();
-    if bare { Ok(url.origin().ascii_serialization()) } else { Err(wrong()) }
 }
 
 impl Control {
@@ -153,9 +141,9 @@ mod tests {
 
     #[test]
     fn origins_take_the_form_that_browsers_send() {
-        let origins = ["HTTPS://Example.com:443/".to_owned(), "http://localhost:8090".to_owned()];
+        let origins = ["HTTPS://Example.com:443/", "http://localhost:8090", "https://*.Example.com"].map(str::to_owned);
         let site = Site::try_new("example.com", &origins, "Asia/Kathmandu").unwrap();
-        assert_eq!(site.origins, ["https://example.com", "http://localhost:8090"]);
+        assert_eq!(site.origins, ["https://example.com", "http://localhost:8090", "https://*.example.com"]);
     }
 
     #[test]
@@ -165,7 +153,14 @@ mod tests {
         for wrong in ["", "a b", "a\"><script>", "ü", &"a".repeat(101)] {
             assert!(matches!(name(wrong), SiteError::Name(_)), "{wrong}");
         }
-        for wrong in ["example.com", "ftp://example.com", "https://example.com/path", "https://u@example.com", "*"] {
+        for wrong in [
+            "example.com",
+            "ftp://example.com",
+            "https://example.com/path",
+            "https://u@example.com",
+            "*",
+            "https://*.com",
+        ] {
             let error = Site::try_new("s", &[wrong.to_owned()], "UTC").unwrap_err();
             assert!(matches!(error, SiteError::Origin(_)), "{wrong}");
         }

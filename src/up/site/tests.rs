@@ -21,6 +21,12 @@ fn several_origins_and_a_timezone_are_taken() {
 }
 
 #[test]
+fn origins_may_have_stars() {
+    let origins = site("shop=https://*.Shop.example,http://localhost:*,https://shop.example/").unwrap().origins;
+    assert_eq!(origins, ["https://*.shop.example", "http://localhost:*", "https://shop.example"]);
+}
+
+#[test]
 fn what_is_missing_is_answered_with_the_form() {
     for text in ["", "shop", "shop=", "=https://shop.example", "shop=https://shop.example;", "shop=;UTC"] {
         assert_eq!(site(text), Err(SiteError::Form), "{text}");
@@ -29,16 +35,11 @@ fn what_is_missing_is_answered_with_the_form() {
 
 #[test]
 fn what_is_no_origin_is_named() {
-    for origin in [
-        "shop.example",
-        "https://",
-        "ftp://shop.example",
-        "https://a.example/",
-        "https://a.example/x",
-        "http://u:p@h",
-        "*",
-    ] {
-        assert_eq!(site(&format!("shop={origin}")), Err(SiteError::Origin(origin.into())), "{origin}");
+    for origin in
+        ["shop.example", "https://*.com", "https://", "ftp://shop.example", "https://a.example/x", "http://u:p@h", "*"]
+    {
+        let error = site(&format!("shop={origin}")).unwrap_err();
+        assert!(matches!(error, SiteError::Origin(_)) && error.to_string().contains(origin), "{error}");
     }
 }
 
