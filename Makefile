@@ -5,6 +5,9 @@
 # make torture CYCLES=200   kills, stops and starves a region of real processes under load, and prints a table
 # make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle. ARGS=--controls leaves out each rule in turn
 # make bench   what an event costs the gateway, in CPU time
+# make fuzz    throws bytes at everything that reads them from outside, SECONDS=600 a target; TARGET=batch for one
+# make deny    licences, versions and sources of all that we build on;  make advisories   what is known against them
+# make autobahn   the Autobahn suite against the gateway's WebSocket;  make h2spec   h2spec against its HTTP/2
 #
 # The parts that the Rust code embeds come first: the browser agent (gateway), the dashboard (central), the lists of
 # user agents (gateway).
@@ -13,16 +16,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test build check bench torture simulate clean parts machine test-machine agent libchdb toxiproxy
+.PHONY: run test build check bench torture simulate fuzz deny advisories autobahn h2spec clean parts machine test-machine agent libchdb toxiproxy
 
 # Where rustup puts cargo, for shells that have not read its profile, and where Debian puts haproxy.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILD := $(or $(CARGO_TARGET_DIR),target)
 say = @printf '==> %s\n'
 
 run: build
 	$(say) 'tideline up --demo (Ctrl-C stops it)'
-	@exec $(TARGET)/release/tideline up --demo $(ARGS)
+	@exec $(BUILD)/release/tideline up --demo $(ARGS)
 
 build: parts libchdb
 	$(say) 'tideline: release build'
@@ -51,7 +54,7 @@ check: parts
 simulate: parts
 	$(say) 'simulation: release build'
 	@cargo build --locked --release -p simulation
-	@$(TARGET)/release/simulation --seeds $(or $(SEEDS),1000) $(ARGS)
+	@$(BUILD)/release/simulation --seeds $(or $(SEEDS),1000) $(ARGS)
 
 bench: parts
 	@cargo bench --locked -p gateway --bench ingest
@@ -60,7 +63,29 @@ bench: parts
 torture: test-machine build
 	$(say) 'tideline: release build of the torture'
 	@cargo build --release --locked -p harness --bin torture
-	@$(TARGET)/release/torture --cycles $(or $(CYCLES),200) --json $(TARGET)/torture.json $(ARGS)
+	@$(BUILD)/release/torture --cycles $(or $(CYCLES),200) --json $(BUILD)/torture.json $(ARGS)
+
+fuzz: parts
+	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGET)
+
+deny: machine
+	$(say) 'dependencies: licences, versions, sources'
+	@PATH="$$(scripts/fetch-cargo-tool.sh cargo-deny | tail -1):$$PATH" cargo deny --locked check licenses bans sources
+
+# Beside `make deny`: what is known changes while our files do not, and the list of it comes from GitHub.
+advisories: machine
+	$(say) 'dependencies: advisories'
+	@PATH="$$(scripts/fetch-cargo-tool.sh cargo-deny | tail -1):$$PATH" cargo deny --locked check advisories || { \
+	  echo 'advisories: there are findings, or the list (https://github.com/RustSec/advisory-db) could not be fetched: then nothing is proved' >&2; \
+	  exit 1; }
+
+# Neither is part of `make test`: a release build, tools that take minutes to set up, and cases that change with the gateway's WebSocket
+# and HTTP/2 only. docs/CONFORMANCE.md has what they printed.
+autobahn: test-machine parts
+	@scripts/test-autobahn.sh
+
+h2spec: test-machine parts
+	@scripts/test-h2spec.sh
 
 clean:
 	cargo clean
