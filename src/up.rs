@@ -119,13 +119,14 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let choices = Choices {
         gateway_listen: gateway.address,
         tls: Tls { listen: tls, certificate, key },
+        own_certificate: own,
         central_listen: args.central,
         gateway_url: args.public_url.clone().unwrap_or_else(|| port::url(gateway.address)),
         geo_database,
     };
     let mut roles = Roles::new(&folder)?;
     let served = tokio::select! {
-        served = serve(&args, &choices, own, redis, gateway, shop, &mut roles, &stop) => served,
+        served = serve(&args, &choices, redis, gateway, shop, &mut roles, &stop) => served,
         () = stop.cancelled() => Ok(()),
     };
     roles.drain().await;
@@ -137,7 +138,6 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
 async fn serve(
     args: &Args,
     choices: &Choices,
-    own: Option<OwnCertificate>,
     redis: RedisServer,
     gateway: Reserved,
     shop: Option<TcpListener>,
@@ -145,19 +145,19 @@ async fn serve(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (central_listen, tls) = roles.start(choices, redis, gateway).await?;
-    let tls = tls.map(|address| port::url_with_tls(address));
+    let tls = tls.map(port::url_with_tls);
     let key = std::fs::read_to_string(roles.folder.api_key_file()).context("cannot read the API key")?;
     let central = Central::try_new(port::url(central_listen), key.trim().to_owned())?;
     make_sites(&central, &args.sites).await?;
     let shop = match shop {
         Some(listener) => {
-            let secure = tls.clone().zip(own.clone());
+            let secure = tls.clone().zip(choices.own_certificate.clone());
             Some(open_shop(args, choices, secure, &central, listener, roles, stop).await?)
         }
         None => None,
     };
-    if let Some(own) = own {
-        tokio::spawn(own.renew(stop.clone()));
+    if let Some(own) = &choices.own_certificate {
+        tokio::spawn(own.clone().renew(stop.clone()));
     }
     let welcome = Welcome {
         folder: roles.folder,

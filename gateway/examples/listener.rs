@@ -11,6 +11,7 @@ use gateway::address::{ForwardedHeader, TrustedProxies};
 use gateway::capacity::{Capacity, WhenRedisIsAway};
 use gateway::clock::Clock;
 use gateway::config::Limits;
+use gateway::crowd::Crowd;
 use gateway::door::{Door, ROOM_KIB};
 use gateway::in_flight::InFlight;
 use gateway::ingest::Ingest;
@@ -20,8 +21,9 @@ use gateway::sites::Sites;
 use gateway::throttle::Throttles;
 use gateway::tls::Certificates;
 use gateway::user_agent::Agents;
+use gateway::waf::Waf;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -58,18 +60,21 @@ fn door() -> Result<Arc<Door>, Box<dyn Error>> {
         geo: None,
     };
     let limits = Limits::default();
+    let metrics = Arc::new(Metrics::new(&mut Registry::default()));
     Ok(Arc::new(Door {
         ingest: Arc::new(ingest),
         log: mpsc::channel(1).0,
         room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         capacity: Arc::new(Capacity::new(WhenRedisIsAway::Refuse)),
         throttles: Arc::new(Throttles::new(&limits)),
-        limits,
+        crowd: Crowd::new(&limits, TrustedProxies::default()),
+        waf: Arc::new(Waf::try_new(None, None, Arc::clone(&metrics))?),
+        limits: watch::channel(limits).1,
         trusted_proxies: TrustedProxies::new(Vec::new()),
         forwarded_header: ForwardedHeader::default(),
         proxy_protocol: false,
         region: "local".to_owned(),
-        metrics: Arc::new(Metrics::new(&mut Registry::default())),
+        metrics,
         ready: Arc::new(AtomicBool::new(true)),
         sessions: TaskTracker::new(),
         stop: CancellationToken::new(),

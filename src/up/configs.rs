@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::up::certificate::OwnCertificate;
 use crate::up::folder::DataFolder;
 use crate::up::process::Addresses;
 use crate::up::{port, redis};
@@ -23,6 +24,8 @@ const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4
 pub struct Choices {
     pub gateway_listen: SocketAddr,
     pub tls: Tls,
+    /// The one in `tls`, if nobody gave another.
+    pub own_certificate: Option<OwnCertificate>,
     pub central_listen: SocketAddr,
     /// The gateway's URL as pages reach it.
     pub gateway_url: String,

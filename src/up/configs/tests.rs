@@ -12,6 +12,7 @@ fn choices() -> Choices {
             certificate: "/tls/certificate.pem".into(),
             key: "/tls/key.pem".into(),
         },
+        own_certificate: None,
         central_listen: "127.0.0.1:0".parse().unwrap(),
         gateway_url: "https://stats.example".into(),
         geo_database: Some("/geo/places.mmdb".into()),
