@@ -109,7 +109,8 @@ impl Running {
 
     /// An uplink stream that has said nothing yet.
     pub async fn uplink(&self, token: &str) -> Result<Peer, Status> {
-        let mut client = UplinkClient::connect(format!("http://{}", self.address("uplink"))).await.unwrap();
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address("uplink"))).unwrap();
+        let mut client = UplinkClient::new(endpoint.connect().await.unwrap());
         let (outgoing, frames) = mpsc::channel(64);
         let mut request = Request::new(ReceiverStream::new(frames));
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
