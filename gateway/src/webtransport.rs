@@ -116,11 +116,11 @@ impl Transport for WebTransport {
             }
         };
         let Session { request, ended, .. } = &mut self.session;
-        let said = self.stream.shutdown().await.is_ok()
-            && request.send_data(capsule(code, reason)).await.is_ok()
-            && request.finish().await.is_ok();
-        if said {
-            // The client ends its side once it has read ours.
+        // A browser forgets what a page has not read of a session that ends. So its stream ends first, and who has read that goes.
+        if self.stream.shutdown().await.is_err() || timeout(LINGER, end(ended)).await.is_ok() {
+            return;
+        }
+        if request.send_data(capsule(code, reason)).await.is_ok() && request.finish().await.is_ok() {
             let _ = timeout(LINGER, end(ended)).await;
         }
     }
