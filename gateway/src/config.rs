@@ -93,9 +93,9 @@ impl Tls {
 pub struct Limits {
     /// Open connections a core; more are refused. Default 9,000: two cores stay below 20,000 open files.
     pub connections_per_core: usize,
-    /// Connections that one address has open at once, over all cores; more are refused. An IPv6 address counts with its whole /64.
-    /// Default 4,000: 1,000 visitors behind one exit, each with two pages in sight, each of those with its session and one more
-    /// connection for the agent's files or a `POST`.
+    /// Connections and sessions that one address has open at once, over all cores; more are refused. An IPv6 address counts with
+    /// its whole /64. Default 4,000: 1,000 visitors behind one exit, each with two pages in sight, each of those with a connection
+    /// and its session.
     pub connections_per_address: u32,
     /// Likewise of one network: a /24 of IPv4, a /48 of IPv6. Default 12,000: three such exits of a mobile carrier side by side.
     pub connections_per_network: u32,

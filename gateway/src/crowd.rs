@@ -1,6 +1,7 @@
-//! How many connections one address and one network may have open at once, over all cores.
+//! How many connections and sessions one address and one network may have open at once, over all cores.
 //!
-//! Only who is connected has a line here, so what it holds is bounded by the connections that the cores take.
+//! Sessions count beside their connections because one connection of HTTP/2 carries a hundred of them. Only who is connected has a
+//! line here, so what it holds is bounded by the connections that the cores take.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -19,6 +20,7 @@ const PARTS: usize = 16;
 #[derive(Clone)]
 pub struct Crowd(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     per_address: AtomicU32,
     per_network: AtomicU32,
@@ -29,30 +31,32 @@ struct Shared {
     hasher: RandomState,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Part {
     addresses: HashMap<IpAddr, u32>,
     networks: HashMap<IpAddr, u32>,
 }
 
-/// The place of one connection; dropped, it is free again. That of a trusted proxy takes nobody's.
+/// The place of one connection or session; dropped, it is free again. That of a trusted proxy takes nobody's.
+#[derive(Debug)]
 #[must_use = "a seat that is dropped is free"]
 pub struct Seat(Option<Taken>);
 
+#[derive(Debug)]
 struct Taken {
     crowd: Arc<Shared>,
     address: IpAddr,
 }
 
-/// There is no place for another connection. The limit and not the count: the count is higher for a moment after the limit is
+/// There is no place for another one. The limit and not the count: the count is higher for a moment after the limit is
 /// lowered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Crowded {
     /// As many as one address may have: an IPv4 address, or the /64 of an IPv6 one.
-    #[error("this address has {0} connections open, and may have no more")]
+    #[error("this address has {0} connections and sessions open, and may have no more")]
     Address(u32),
     /// As many as one network may have: a /24 of IPv4, a /48 of IPv6.
-    #[error("the network of this address has {0} connections open, and may have no more")]
+    #[error("the network of this address has {0} connections and sessions open, and may have no more")]
     Network(u32),
 }
 
@@ -68,10 +72,7 @@ impl Crowd {
         }))
     }
 
-    /// Takes a place for a connection of this address.
-    ///
-    /// Asked with the peer when it connects, and with the client's address once a PROXY header or a request of a trusted proxy has
-    /// told that it is another.
+    /// Takes a place for a connection of this address, or for a session of a client behind every trusted proxy.
     pub fn enter(&self, address: IpAddr) -> Result<Seat, Crowded> {
         if self.0.trusted.contain(address) {
             return Ok(Seat(None));

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use axum::extract::Request;
 use http::{HeaderMap, HeaderValue, header};
 use proto::Message;
 use proto::agent::{Envelope, ServerFrame};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,10 +17,12 @@ use crate::address::{ForwardedHeader, TrustedProxies, client_address};
 use crate::answer::{self, Answer, Refusal};
 use crate::capacity::Capacity;
 use crate::config::Limits;
+use crate::crowd::{Crowd, Seat};
 use crate::ingest::{Accepted, Client, Ingest};
 use crate::log::{Submission, Waiter};
 use crate::metrics::Metrics;
 use crate::throttle::{ConnectionThrottle, Throttles};
+use crate::waf::{Asked, Blocked, Waf};
 
 /// 64 MiB: 64 of the largest records there are, or hundreds of thousands of ordinary events.
 pub const ROOM_KIB: u32 = 64 * 1024;
@@ -27,6 +30,13 @@ pub const ROOM_KIB: u32 = 64 * 1024;
 /// Whoever connected, or whom a trusted proxy's PROXY header names.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
+
+impl Peer {
+    /// Of the connection that a request came on.
+    pub fn of<B>(request: &http::Request<B>) -> IpAddr {
+        request.extensions().get::<Self>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0)
+    }
+}
 
 /// What the cores share.
 pub struct Door {
@@ -40,8 +50,12 @@ pub struct Door {
     pub capacity: Arc<Capacity>,
     /// How fast one may send.
     pub throttles: Arc<Throttles>,
-    /// What one client may ask for.
-    pub limits: Limits,
+    /// How many may be connected from one place.
+    pub crowd: Crowd,
+    /// What the operator turns away.
+    pub waf: Arc<Waf>,
+    /// What one client may ask for, as it is now.
+    pub limits: watch::Receiver<Limits>,
     /// Whose word about a client's address counts.
     pub trusted_proxies: TrustedProxies,
     /// In which header.
@@ -79,10 +93,50 @@ pub enum Taken {
 }
 
 impl Door {
+    /// A place for a connection of this address; `None`, and counted, if there are too many.
+    pub fn seat(&self, address: IpAddr) -> Option<Seat> {
+        let entered = self.crowd.enter(address);
+        if let Err(crowded) = &entered {
+            self.metrics.connection_refused(crowded.label());
+            tracing::debug!(%address, %crowded, "a connection was refused");
+        }
+        entered.ok()
+    }
+
+    /// A place for a session, likewise. One connection carries many, so they are counted against the core once more.
+    pub fn seat_of_session(&self, address: IpAddr) -> Option<Seat> {
+        if self.sessions.len() > self.connections_max() {
+            self.metrics.connection_refused("core");
+            return None;
+        }
+        self.seat(address)
+    }
+
+    /// Whether the operator's rules let a request through, before anything else of it is looked at.
+    pub fn judge<B>(&self, peer: IpAddr, request: &http::Request<B>) -> Result<(), Blocked> {
+        let headers = request.headers();
+        let address = client_address(peer, &self.trusted_proxies, self.forwarded_header, headers);
+        self.waf.judge(&Asked::new(address, request.method(), request.uri().path(), headers))
+    }
+
+    /// Connections that this core takes.
+    pub fn connections_max(&self) -> usize {
+        self.limits.borrow().connections_per_core
+    }
+
+    /// Until when a connection must have sent its request.
+    pub fn handshake_max(&self) -> Duration {
+        Duration::from_secs(self.limits.borrow().handshake_s)
+    }
+
+    /// How long a connection may be silent.
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.limits.borrow().idle_s)
+    }
+
     /// Who sent a request.
     pub fn client_of(&self, request: &Request) -> Client {
-        let peer = request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-        self.client(peer, request.headers())
+        self.client(Peer::of(request), request.headers())
     }
 
     /// Who is behind a peer that sent these headers.

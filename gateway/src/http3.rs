@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -23,6 +22,9 @@ use crate::listen::{HEADER_BYTES_MAX, WRITE_MAX};
 use crate::quic::Arrived;
 use crate::webtransport;
 
+const ONE_SESSION: &str = "a connection has one WebTransport session: open another connection\n";
+const NO_SUCH_PATH: &str = "WebTransport sessions are at /v1/stream\n";
+
 /// As h3 has it over quinn.
 pub type Connection = h3::server::Connection<h3_quinn::Connection, Bytes>;
 type Stream = RequestStream<BidiStream<Bytes>, Bytes>;
@@ -34,7 +36,8 @@ type Wanted = (Request<()>, Stream);
 pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
     let (incoming, handshake) = arrived.take();
     let peer = incoming.remote_address();
-    let handshake_max = Duration::from_secs(door.limits.handshake_s);
+    let Some(seat) = door.seat(peer.ip()) else { return incoming.refuse() };
+    let handshake_max = door.handshake_max();
     let connected = match incoming.accept() {
         Ok(connecting) => timeout(handshake_max, connecting).await,
         Err(error) => return tracing::debug!(%error, %peer, "a QUIC handshake failed"),
@@ -54,11 +57,10 @@ pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
         .send_grease(false);
     let built = timeout(handshake_max, http.build(h3_quinn::Connection::new(quic.clone()))).await;
     let Ok(Ok(connection)) = built else { return tracing::debug!(%peer, "an HTTP/3 connection did not begin") };
-    let usage = Usage::new();
-    let idle = Duration::from_secs(door.limits.idle_s);
+    let usage = Usage::new(seat);
     tokio::select! {
         () = serve(connection, quic, &usage, router, &door) => {}
-        () = usage.unused(handshake_max, idle) => tracing::debug!(%peer, "a connection without a request was cut"),
+        () = usage.unused(handshake_max, door.idle()) => tracing::debug!(%peer, "a connection without a request was cut"),
     }
 }
 
@@ -85,22 +87,33 @@ async fn serve(
             }
             accepted = connection.accept() => {
                 let Ok(Some(resolver)) = accepted else { return };
-                let resolving = resolve(resolver, want.clone(), quic.remote_address(), Arc::clone(usage), router.clone());
-                tokio::spawn(resolving);
+                let (want, peer, usage) = (want.clone(), quic.remote_address(), Arc::clone(usage));
+                tokio::spawn(resolve(resolver, want, peer, usage, router.clone(), Arc::clone(door)));
             }
         }
     }
 }
 
 /// Reads a request's head, and answers it; one for a session goes back to the connection.
-async fn resolve(resolver: Resolver, want: mpsc::Sender<Wanted>, peer: SocketAddr, usage: Arc<Usage>, router: Router) {
+async fn resolve(
+    resolver: Resolver,
+    want: mpsc::Sender<Wanted>,
+    peer: SocketAddr,
+    usage: Arc<Usage>,
+    router: Router,
+    door: Arc<Door>,
+) {
     let in_use = usage.begin();
     match timeout(WRITE_MAX, resolver.resolve_request()).await {
         Ok(Ok((request, stream))) if wants_session(&request) => {
+            // The routes judge every other request.
+            if let Err(blocked) = door.judge(peer.ip(), &request) {
+                return refuse(stream, StatusCode::FORBIDDEN, format!("{blocked}\n")).await;
+            }
             if let Err(mpsc::error::TrySendError::Full((_, stream)) | mpsc::error::TrySendError::Closed((_, stream))) =
                 want.try_send((request, stream))
             {
-                refuse(stream, StatusCode::TOO_MANY_REQUESTS).await;
+                refuse(stream, StatusCode::TOO_MANY_REQUESTS, ONE_SESSION).await;
             }
         }
         Ok(Ok((request, stream))) => answer(request, stream, peer, usage, router).await,
@@ -121,7 +134,7 @@ async fn session(
     door: &Arc<Door>,
 ) {
     if request.uri().path() != webtransport::PATH {
-        return refuse(stream, StatusCode::NOT_FOUND).await;
+        return refuse(stream, StatusCode::NOT_FOUND, NO_SUCH_PATH).await;
     }
     let in_use = usage.begin();
     let peer = quic.remote_address();
@@ -154,7 +167,7 @@ async fn session(
             },
             Ok(Some(AcceptedBi::BidiStream(..))) => {}
             Ok(Some(AcceptedBi::Request(request, stream))) if wants_session(&request) => {
-                refuse(stream, StatusCode::TOO_MANY_REQUESTS).await;
+                refuse(stream, StatusCode::TOO_MANY_REQUESTS, ONE_SESSION).await;
             }
             Ok(Some(AcceptedBi::Request(request, stream))) => {
                 tokio::spawn(answer(request, stream, quic.remote_address(), Arc::clone(usage), router.clone()));
@@ -179,12 +192,15 @@ fn wants_session(request: &Request<()>) -> bool {
     request.method() == Method::CONNECT && request.extensions().get::<Protocol>() == Some(&Protocol::WEB_TRANSPORT)
 }
 
-async fn refuse(mut stream: Stream, status: StatusCode) {
+async fn refuse(mut stream: Stream, status: StatusCode, why: impl Into<Bytes>) {
     let mut response = Response::new(());
     *response.status_mut() = status;
-    if timeout(WRITE_MAX, stream.send_response(response)).await.is_ok() {
-        let _ = timeout(WRITE_MAX, stream.finish()).await;
-    }
+    let said = async {
+        stream.send_response(response).await?;
+        stream.send_data(why.into()).await?;
+        stream.finish().await
+    };
+    let _ = timeout(WRITE_MAX, said).await;
 }
 
 /// An ordinary request, answered by the same routes as every other.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::crowd::Seat;
+
 /// Of one connection, on whichever protocol.
 #[derive(Debug)]
 pub struct Usage {
@@ -13,6 +15,8 @@ pub struct Usage {
     since: Mutex<Instant>,
     asked: AtomicBool,
     open: AtomicUsize,
+    /// Taken until nothing of the connection is left: a WebSocket goes on after the protocol that it began with has ended.
+    _seat: Seat,
 }
 
 /// A request until its response has left, or a session. While one lives its connection is in use.
@@ -20,9 +24,10 @@ pub struct Usage {
 pub struct InUse(Arc<Usage>);
 
 impl Usage {
-    /// Of a connection that has just been accepted.
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { since: Mutex::new(Instant::now()), asked: AtomicBool::new(false), open: AtomicUsize::new(0) })
+    /// Of a connection that has just been accepted, in this place.
+    pub fn new(seat: Seat) -> Arc<Self> {
+        let (since, asked, open) = (Mutex::new(Instant::now()), AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Self { since, asked, open, _seat: seat })
     }
 
     /// A request begins.
@@ -62,15 +67,23 @@ impl Drop for InUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::TrustedProxies;
+    use crate::config::Limits;
+    use crate::crowd::Crowd;
 
     const BRIEF: Duration = Duration::from_millis(10);
     const LONG: Duration = Duration::from_secs(600);
 
+    fn usage() -> Arc<Usage> {
+        let crowd = Crowd::new(&Limits::default(), TrustedProxies::default());
+        Usage::new(crowd.enter([192, 0, 2, 1].into()).unwrap())
+    }
+
     #[tokio::test]
     async fn a_connection_is_cut_after_silence_and_never_while_it_is_used() {
-        Usage::new().unused(BRIEF, LONG).await;
+        usage().unused(BRIEF, LONG).await;
 
-        let used = Usage::new();
+        let used = usage();
         let request = used.begin();
         let session = used.begin();
         drop(request);

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::config::Limits;
+use crate::crowd::Seat;
 use crate::door::{Door, Peer};
 use crate::idle::Usage;
 use crate::quic::Arrived;
@@ -154,30 +155,30 @@ pub async fn serve(ports: Ports, door: Arc<Door>) -> io::Result<()> {
         None => None,
     };
     let mut quic = ports.quic;
-    let core = Core {
-        router: routes::router(Arc::clone(&door)),
-        http1: http1(&door.limits),
-        http2: http2(&door.limits),
-        door,
-    };
+    let mut limits = door.limits.clone();
+    let (http1, http2) = protocols(&limits.borrow_and_update());
+    let mut core = Core { router: routes::router(Arc::clone(&door)), http1, http2, door };
     let connections = TaskTracker::new();
     loop {
-        let full = connections.len() + core.door.sessions.len() >= core.door.limits.connections_per_core;
+        let full = connections.len() + core.door.sessions.len() >= core.door.connections_max();
+        let refused = || core.door.metrics.connection_refused("core");
         tokio::select! {
             biased;
             () = core.door.stop.cancelled() => break,
+            Ok(()) = limits.changed() => (core.http1, core.http2) = protocols(&limits.borrow_and_update()),
             accepted = plain.accept() => match accepted {
-                Ok(_) if full => {} // closed at once
+                Ok(_) if full => refused(), // closed at once
                 Ok((stream, peer)) => drop(connections.spawn(core.clone().plain(stream, peer))),
                 Err(error) => pause(&error).await,
             },
             accepted = accept(secure.as_ref()) => match accepted {
-                Ok(_) if full => {}
+                Ok(_) if full => refused(),
                 Ok((stream, peer, tls)) => drop(connections.spawn(core.clone().secure(stream, peer, tls))),
                 Err(error) => pause(&error).await,
             },
             Some(arrived) = next(quic.as_mut()) => {
                 if full {
+                    refused();
                     arrived.refuse();
                 } else {
                     connections.spawn(http3::connection(arrived, core.router.clone(), Arc::clone(&core.door)));
@@ -240,18 +241,18 @@ struct Core {
 
 impl Core {
     async fn plain(self, mut stream: TcpStream, peer: SocketAddr) {
-        let Some(peer) = self.greet(&mut stream, peer).await else { return };
-        let handshake_max = Duration::from_secs(self.door.limits.handshake_s);
+        let Some((peer, seat)) = self.greet(&mut stream, peer).await else { return };
+        let handshake_max = self.door.handshake_max();
         match timeout(handshake_max, speaks_http2(&stream)).await {
-            Ok(Ok(http2)) => self.serve(stream, peer, http2, |_| {}).await,
+            Ok(Ok(http2)) => self.serve(stream, (peer, seat), http2, |_| {}).await,
             Ok(Err(_)) => {} // gone without a word
             Err(_) => tracing::debug!(%peer, "a connection without a request was cut"),
         }
     }
 
     async fn secure(self, mut stream: TcpStream, peer: SocketAddr, tls: Tls) {
-        let Some(peer) = self.greet(&mut stream, peer).await else { return };
-        let handshake_max = Duration::from_secs(self.door.limits.handshake_s);
+        let Some((peer, seat)) = self.greet(&mut stream, peer).await else { return };
+        let handshake_max = self.door.handshake_max();
         // Boxed: the handshake's state is large, and an idle connection need not keep its room.
         let stream = match timeout(handshake_max, Box::pin(tls.acceptor.accept(stream))).await {
             Ok(Ok(stream)) => stream,
@@ -265,30 +266,30 @@ impl Core {
             }
         };
         let http2 = stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
-        self.serve(stream, peer, http2, headers).await;
+        self.serve(stream, (peer, seat), http2, headers).await;
     }
 
-    /// Whose connection it is: a trusted proxy's PROXY header names somebody else. `None`: it was to begin with one and did not.
-    async fn greet(&self, stream: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+    /// Whose connection it is, and its place among theirs: a trusted proxy's PROXY header names somebody else. `None`: it was to
+    /// begin with one and did not, or they have too many.
+    async fn greet(&self, stream: &mut TcpStream, mut peer: SocketAddr) -> Option<(SocketAddr, Seat)> {
         let _ = stream.set_nodelay(true);
-        if !self.door.proxy_protocol || !self.door.trusted_proxies.contain(peer.ip()) {
-            return Some(peer);
-        }
-        let handshake_max = Duration::from_secs(self.door.limits.handshake_s);
-        match proxy_protocol::read_source(stream, peer, handshake_max).await {
-            Ok(source) => Some(source),
-            Err(error) => {
-                tracing::debug!(%error, %peer, "a trusted proxy sent no PROXY header");
-                None
+        if self.door.proxy_protocol && self.door.trusted_proxies.contain(peer.ip()) {
+            match proxy_protocol::read_source(stream, peer, self.door.handshake_max()).await {
+                Ok(source) => peer = source,
+                Err(error) => {
+                    tracing::debug!(%error, %peer, "a trusted proxy sent no PROXY header");
+                    return None;
+                }
             }
         }
+        Some((peer, self.door.seat(peer.ip())?))
     }
 
     /// `headers` are added to each answer.
     async fn serve(
         self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        peer: SocketAddr,
+        (peer, seat): (SocketAddr, Seat),
         http2: bool,
         headers: impl Fn(&mut http::HeaderMap) + Clone + Send + Sync + 'static,
     ) {
@@ -296,7 +297,7 @@ impl Core {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_MAX));
         let stream = TokioIo::new(Box::pin(stream));
-        let usage = Usage::new();
+        let usage = Usage::new(seat);
         let used = Arc::clone(&usage);
         let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
             let (router, in_use, headers) = (router.clone(), used.begin(), headers.clone());
@@ -334,7 +335,7 @@ async fn drive<F: Future<Output = hyper::Result<()>>>(
     door: &Door,
 ) {
     let mut served = std::pin::pin!(served);
-    let (first, idle) = (Duration::from_secs(door.limits.handshake_s), Duration::from_secs(door.limits.idle_s));
+    let (first, idle) = (door.handshake_max(), door.idle());
     let result = tokio::select! {
         biased;
         result = served.as_mut() => result,
@@ -365,6 +366,11 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
         }
         tokio::time::sleep(PREFACE_PAUSE).await; // what is there already would be seen again at once
     }
+}
+
+/// How a connection is served that begins now.
+fn protocols(limits: &Limits) -> (http1::Builder, http2::Builder<TokioExecutor>) {
+    (http1(limits), http2(limits))
 }
 
 fn http1(limits: &Limits) -> http1::Builder {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -65,25 +65,26 @@ pub struct Serving {
 pub fn start(
     socket: UdpSocket,
     crypto: QuicServerConfig,
-    limits: &Limits,
+    limits: watch::Receiver<Limits>,
     cores: usize,
     stop: CancellationToken,
 ) -> io::Result<Serving> {
-    let config = server_config(crypto, limits);
     let (to_cores, cores) = (0..cores).map(|_| mpsc::channel(HANDOVER_QUEUE)).unzip();
     let body = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(serve(socket, config, to_cores, stop))
+        runtime.block_on(serve(socket, Arc::new(crypto), limits, to_cores, stop))
     };
     Ok(Serving { cores, thread: thread::Builder::new().name("quic".into()).spawn(body)? })
 }
 
 async fn serve(
     socket: UdpSocket,
-    config: ServerConfig,
+    crypto: Arc<QuicServerConfig>,
+    mut limits: watch::Receiver<Limits>,
     cores: Vec<mpsc::Sender<Arrived>>,
     stop: CancellationToken,
 ) -> io::Result<()> {
+    let config = server_config(Arc::clone(&crypto), &limits.borrow_and_update());
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let mut turn = 0;
@@ -91,6 +92,11 @@ async fn serve(
         let incoming = tokio::select! {
             biased;
             () = stop.cancelled() => break,
+            Ok(()) = limits.changed() => {
+                let config = server_config(Arc::clone(&crypto), &limits.borrow_and_update());
+                endpoint.set_server_config(Some(config)); // for connections that begin now
+                continue;
+            }
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { break };
@@ -126,7 +132,7 @@ fn hand_over(cores: &[mpsc::Sender<Arrived>], first: usize, mut arrived: Arrived
     arrived.incoming.ignore();
 }
 
-fn server_config(crypto: QuicServerConfig, limits: &Limits) -> ServerConfig {
+fn server_config(crypto: Arc<QuicServerConfig>, limits: &Limits) -> ServerConfig {
     let mut transport = TransportConfig::default();
     // Whoever is silent is asked by QUIC itself; whoever does not answer is gone.
     let idle = Duration::from_secs(limits.idle_s);
@@ -140,7 +146,7 @@ fn server_config(crypto: QuicServerConfig, limits: &Limits) -> ServerConfig {
         .datagram_send_buffer_size(DATAGRAM_BYTES)
         .keep_alive_interval(Some(idle / 2))
         .max_idle_timeout(Some(IdleTimeout::try_from(2 * idle).unwrap_or_else(|_| IdleTimeout::from(VarInt::MAX))));
-    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let mut config = ServerConfig::with_crypto(crypto);
     config
         .transport_config(Arc::new(transport))
         .migration(true)

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tonic::Status;
 use tower_http::compression::CompressionLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::door::Door;
+use crate::door::{Door, Peer};
 use crate::{agent_files, grpc, post, websocket};
 
 const NO_SNIFFING: HeaderValue = HeaderValue::from_static("nosniff");
@@ -34,10 +36,22 @@ pub fn router(door: Arc<Door>) -> Router {
         .route("/ready", get(ready))
         .with_state(Arc::clone(&door))
         .merge(files)
-        .merge(grpc::router(door))
+        .merge(grpc::router(Arc::clone(&door)))
+        .layer(middleware::from_fn_with_state(door, judge))
         .layer(SetResponseHeaderLayer::if_not_present(header::X_CONTENT_TYPE_OPTIONS, NO_SNIFFING))
         .layer(SetResponseHeaderLayer::if_not_present(header::CONTENT_SECURITY_POLICY, NO_PAGE))
         .layer(SetResponseHeaderLayer::if_not_present(header::REFERRER_POLICY, NO_REFERRER))
+}
+
+/// What a rule blocks gets no further, whatever it asks for.
+async fn judge(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    let Err(blocked) = door.judge(Peer::of(&request), &request) else { return next.run(request).await };
+    let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&[][..], |value| value.as_bytes());
+    if content_type.starts_with(b"application/grpc") {
+        // Its clients would take a text for a frame.
+        return Status::permission_denied(blocked.to_string()).into_http();
+    }
+    (StatusCode::FORBIDDEN, format!("{blocked}\n")).into_response()
 }
 
 async fn ready(State(door): State<Arc<Door>>) -> Response {
@@ -51,3 +65,6 @@ async fn ready(State(door): State<Arc<Door>>) -> Response {
             .into_response()
     }
 }
+
+#[cfg(test)]
+mod tests;

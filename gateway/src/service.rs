@@ -26,6 +26,7 @@ use crate::apply::{Applier, ApplyError, Elsewhere, Start};
 use crate::capacity::Capacity;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
+use crate::crowd::Crowd;
 use crate::door::{Door, ROOM_KIB};
 use crate::folder::{Folder, FolderError, write_durably};
 use crate::geo::{Geo, GeoError};
@@ -123,7 +124,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     });
     let serving = CancellationToken::new();
     let _ends_with_this = serving.clone().drop_guard();
-    let Bound { address: bound, tls: bound_tls, ports, quic, certificates } = bind(&config, cores, &serving)?;
+    let Bound { address: bound, tls: bound_tls, ports, quic, certificates } = bind(&config, &limits, cores, &serving)?;
     let admin =
         serve_admin(&config, (bound, bound_tls), Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) })
             .await?;
@@ -207,15 +208,20 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
             forgetful.forget_idle();
         }
     }));
-    let _limiting = AbortOnDropHandle::new(tokio::spawn(limit(limits, Arc::clone(&throttles))));
+    let trusted_proxies = TrustedProxies::new(config.trusted_proxies.clone());
+    let crowd = Crowd::new(&config.limits, trusted_proxies.clone());
+    let limiting = limit(limits.clone(), Arc::clone(&throttles), crowd.clone());
+    let _limiting = AbortOnDropHandle::new(tokio::spawn(limiting));
     let door = |stop: &CancellationToken| Door {
         ingest: Arc::clone(&ingest),
         log: submit.clone(),
         room: Arc::clone(&room),
         capacity: Arc::clone(&capacity),
         throttles: Arc::clone(&throttles),
-        limits: config.limits.clone(),
-        trusted_proxies: TrustedProxies::new(config.trusted_proxies.clone()),
+        crowd: crowd.clone(),
+        waf: Arc::clone(&waf),
+        limits: limits.clone(),
+        trusted_proxies: trusted_proxies.clone(),
         forwarded_header: config.forwarded_header,
         proxy_protocol: config.proxy_protocol,
         region: config.region.clone(),
@@ -262,11 +268,12 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     Ok(())
 }
 
-/// Passes on what changes.
-async fn limit(mut limits: watch::Receiver<Limits>, throttles: Arc<Throttles>) {
+/// Passes on what changes; the rest is read where a connection begins.
+async fn limit(mut limits: watch::Receiver<Limits>, throttles: Arc<Throttles>, crowd: Crowd) {
     while limits.changed().await.is_ok() {
         let limits = limits.borrow_and_update().clone();
         throttles.limit(&limits);
+        crowd.limit(&limits);
     }
 }
 
@@ -300,7 +307,12 @@ struct Bound {
     certificates: Option<Arc<Certificates>>,
 }
 
-fn bind(config: &Config, cores: usize, serving: &CancellationToken) -> Result<Bound, Error> {
+fn bind(
+    config: &Config,
+    limits: &watch::Receiver<Limits>,
+    cores: usize,
+    serving: &CancellationToken,
+) -> Result<Bound, Error> {
     let (address, listeners) = listen::bind(config.listen, "`listen`", cores)?;
     let plain = listeners.into_iter().map(|plain| Ports { plain, tls: None, quic: None });
     let mut bound = Bound { address, tls: None, ports: plain.collect(), quic: None, certificates: None };
@@ -317,7 +329,7 @@ fn bind(config: &Config, cores: usize, serving: &CancellationToken) -> Result<Bo
     }
     if let Some(socket) = socket {
         let serving =
-            quic::start(socket, certificates.quic()?, &config.limits, cores, serving.clone()).map_err(Error::Thread)?;
+            quic::start(socket, certificates.quic()?, limits.clone(), cores, serving.clone()).map_err(Error::Thread)?;
         for (ports, connections) in bound.ports.iter_mut().zip(serving.cores) {
             ports.quic = Some(connections);
         }

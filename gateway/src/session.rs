@@ -90,8 +90,13 @@ pub async fn serve(transport: impl Transport, client: Client, door: Arc<Door>) {
     connections.inc();
     let (answer_to, answers) = mpsc::channel(IN_FLIGHT_MAX);
     let throttle = door.throttles.connection();
+    let seat = door.seat_of_session(client.address);
     let mut session = Session { transport, client, door, throttle, site: None, answers, answer_to, in_flight: 0 };
-    let close = match session.run().await {
+    let ended = match &seat {
+        Some(_) => session.run().await,
+        None => Err(refused(Reason::Unavailable)),
+    };
+    let close = match ended {
         Ok(()) => Some(Close::Done),
         Err(End::Close(close)) => Some(close),
         Err(End::Gone) => None,
@@ -116,7 +121,7 @@ struct Session<T> {
 
 impl<T: Transport> Session<T> {
     async fn run(&mut self) -> Result<(), End> {
-        let idle = Duration::from_secs(self.door.limits.idle_s);
+        let idle = self.door.idle();
         let stop = self.door.stop.clone();
         let (mut heard, mut asked) = (Instant::now(), false);
         let mut answered = Vec::new();

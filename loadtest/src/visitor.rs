@@ -30,10 +30,11 @@ impl Addresses {
     }
 
     /// The address of an agent, in the block that is reserved for documentation and so never a real person's. Each agent
-    /// has a network (/64) of its own, since gateways limit networks too.
+    /// has a /64 of its own and shares a /48 with 255 others, since gateways limit networks too.
     pub fn of_agent(&self, index: u32) -> IpAddr {
         let [a, b, c, d, e] = self.run;
-        Ipv6Addr::new(0x2001, 0x0db8, a, index as u16, b, c, d, e).into()
+        let shared = a.wrapping_add((index / 256) as u16);
+        Ipv6Addr::new(0x2001, 0x0db8, shared, index as u16, b, c, d, e).into()
     }
 }
 

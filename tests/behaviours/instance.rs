@@ -143,7 +143,9 @@ impl Instance {
         std::fs::write(&file, config.to_string()).unwrap();
         let child =
             Command::new(TIDELINE).args(["gateway", "--config"]).arg(&file).stderr(Stdio::null()).spawn().unwrap();
-        let mut gateway = SecondGateway { child, address: SocketAddr::from(([0, 0, 0, 0], 0)), _folder: folder };
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut gateway =
+            SecondGateway { child, address: unknown, tls: unknown, admin: unknown, file, _folder: folder };
         let started = Instant::now();
         loop {
             assert!(started.elapsed() < START_MAX, "the second gateway did not get ready");
@@ -151,8 +153,10 @@ impl Instance {
                 std::fs::read_to_string(&addresses).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
             if let Some(bound) = bound {
                 gateway.address = bound["listen"].as_str().unwrap().parse().unwrap();
+                gateway.tls = bound["tls"].as_str().unwrap().parse().unwrap();
+                gateway.admin = bound["admin"].as_str().unwrap().parse().unwrap();
                 // Not on `listen`: there a test may ask for a PROXY header first.
-                let ready = format!("http://{}/ready", bound["admin"].as_str().unwrap());
+                let ready = format!("http://{}/ready", gateway.admin);
                 if reqwest::get(ready).await.is_ok_and(|answer| answer.status().is_success()) {
                     return gateway;
                 }
@@ -204,7 +208,35 @@ impl Drop for Instance {
 pub struct SecondGateway {
     child: Child,
     pub address: SocketAddr,
+    /// With the certificate of the one of `up`.
+    pub tls: SocketAddr,
+    admin: SocketAddr,
+    /// Its configuration.
+    pub file: PathBuf,
     _folder: TempDir,
+}
+
+impl SecondGateway {
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::HUP).unwrap();
+    }
+
+    /// The value of a metric, as it is written before its value: `tideline_gateway_log_full` or `…_total{reason="address"}`.
+    pub async fn metric(&self, name: &str) -> Option<f64> {
+        let text = reqwest::get(format!("http://{}/metrics", self.admin)).await.unwrap().text().await.unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    /// Waits until the metric has the value.
+    pub async fn until(&self, metric: &str, value: f64) {
+        let asked = Instant::now();
+        while self.metric(metric).await != Some(value) {
+            let now = self.metric(metric).await;
+            assert!(asked.elapsed() < REPORT_MAX, "{metric} is {now:?}, not {value}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
 }
 
 impl Drop for SecondGateway {

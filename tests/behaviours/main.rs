@@ -10,6 +10,7 @@ mod proxies;
 mod start;
 mod survival;
 mod transports;
+mod turned_away;
 mod visits;
 
 use harness::page;

@@ -3,7 +3,9 @@ use proto::agent::{Envelope, ServerFrame, server_frame::Frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::address::TrustedProxies;
 use crate::capacity::WhenRedisIsAway;
+use crate::crowd::Crowd;
 use crate::session::tests::{ORIGIN, door, envelope, next};
 
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -71,4 +73,39 @@ async fn a_post_is_asked_to_come_later_while_redis_is_away() {
     let seconds = head.lines().find_map(|line| line.strip_prefix("retry-after: ")).expect("a time to come back");
     assert!((1..=4).contains(&seconds.parse::<u32>().unwrap()), "{head}");
     assert!(matches!(frame, Frame::Throttle(throttle) if throttle.seq == 3));
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_closed_and_the_others_go_on() {
+    let (mut door, mut submissions) = door(WhenRedisIsAway::Refuse);
+    let limits = Limits { connections_per_address: 2, ..Default::default() };
+    Arc::get_mut(&mut door).unwrap().crowd = Crowd::new(&limits, TrustedProxies::default());
+    let (address, listeners) = bind("127.0.0.1:0".parse().unwrap(), "`listen`", 1).unwrap();
+    let _serving = tokio::spawn(serve(plain(listeners), Arc::clone(&door)));
+    let mut first = TcpStream::connect(address).await.unwrap();
+    let second = TcpStream::connect(address).await.unwrap();
+    until(|| door.crowd.enter([127, 0, 0, 1].into()).is_err()).await;
+    let mut third = TcpStream::connect(address).await.unwrap();
+    assert!(matches!(
+        tokio::time::timeout(ANSWER_MAX, third.read(&mut [0])).await.expect("it is closed"),
+        Ok(0) | Err(_)
+    ));
+
+    post(&mut first, &door, 1).await;
+    next(&mut submissions).await.waiter.answer();
+    let mut seen = vec![0; 12];
+    tokio::time::timeout(ANSWER_MAX, first.read_exact(&mut seen)).await.expect("an answer in time").unwrap();
+    assert_eq!(seen, b"HTTP/1.1 200");
+    drop(second);
+    until(|| door.crowd.enter([127, 0, 0, 1].into()).is_ok()).await;
+}
+
+/// Waits until it is so.
+async fn until(so: impl Fn() -> bool) {
+    let waited = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(ANSWER_MAX, waited).await.expect("it becomes so");
 }

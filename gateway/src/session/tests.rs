@@ -7,7 +7,7 @@ use proto::Message;
 use proto::agent::{Batch, Bye, ClientFrame, Event, Hello};
 use proto::sid::Sid;
 use proto::uplink::{Configuration, Salt, Site};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +16,7 @@ use crate::address::{ForwardedHeader, TrustedProxies};
 use crate::capacity::{Capacity, WhenRedisIsAway};
 use crate::clock::Clock;
 use crate::config::Limits;
+use crate::crowd::Crowd;
 use crate::door::ROOM_KIB;
 use crate::in_flight::InFlight;
 use crate::ingest::Ingest;
@@ -25,6 +26,7 @@ use crate::sites::Sites;
 use crate::throttle::Throttles;
 use crate::user_agent::{Agents, DeviceInfo};
 use crate::visitor::LocalDay;
+use crate::waf::Waf;
 
 pub const ORIGIN: &str = "https://shop.example";
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -142,18 +144,21 @@ pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) 
     let ingest = Arc::new(Ingest { sites, clock, in_flight: InFlight::default(), agents, geo: None });
     let (log, submissions) = mpsc::channel(64);
     let limits = Limits { connection_batches_burst: 1_000, ..Default::default() };
+    let metrics = Arc::new(Metrics::new(&mut Registry::default()));
     let door = Door {
         ingest,
         log,
         room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         capacity: Arc::new(Capacity::new(policy)),
         throttles: Arc::new(Throttles::new(&limits)),
-        limits,
+        crowd: Crowd::new(&limits, TrustedProxies::default()),
+        waf: Arc::new(Waf::try_new(None, None, Arc::clone(&metrics)).unwrap()),
+        limits: watch::channel(limits).1,
         trusted_proxies: TrustedProxies::new(Vec::new()),
         forwarded_header: ForwardedHeader::default(),
         proxy_protocol: false,
         region: "local".into(),
-        metrics: Arc::new(Metrics::new(&mut Registry::default())),
+        metrics,
         ready: Arc::new(AtomicBool::new(true)),
         sessions: TaskTracker::new(),
         stop: CancellationToken::new(),
@@ -307,4 +312,23 @@ proptest! {
             log.abort();
         });
     }
+}
+
+#[tokio::test]
+async fn sessions_of_one_address_beyond_its_limit_are_refused_and_a_place_is_free_again() {
+    let (mut door, _submissions) = door(WhenRedisIsAway::Refuse);
+    let limits = Limits { connections_per_address: 2, ..Default::default() };
+    Arc::get_mut(&mut door).unwrap().crowd = Crowd::new(&limits, TrustedProxies::default());
+    let (mut first, mut second) = (Agent::connect(&door), Agent::connect(&door));
+    first.hello().await;
+    second.hello().await;
+    let mut third = Agent::connect(&door);
+    assert!(
+        matches!(third.frame().await, Frame::Reject(reject) if reject.reason() == Reason::Unavailable && !reject.r#final)
+    );
+    assert!(matches!(third.heard().await, Said::Closed(words) if words == "unavailable"));
+    first.say(client_frame::Frame::Bye(Bye {})).await;
+    assert!(matches!(first.heard().await, Said::Closed(words) if words == "done"));
+    timeout(ANSWER_MAX, first.from.recv()).await.expect("it ends");
+    Agent::connect(&door).hello().await;
 }

@@ -12,6 +12,7 @@ use gateway::apply::{Applier, Elsewhere, Entrance, Entry, Session, Start};
 use gateway::capacity::{Capacity, WhenRedisIsAway};
 use gateway::clock::{Clock, Machine};
 use gateway::config::Limits;
+use gateway::crowd::Crowd;
 use gateway::delivery::Delivery;
 use gateway::door::{Door, ROOM_KIB};
 use gateway::folder::Folder;
@@ -26,11 +27,12 @@ use gateway::throttle::Throttles;
 use gateway::trim::Trimming;
 use gateway::uplink::{self, Uplink};
 use gateway::user_agent::Agents;
+use gateway::waf::Waf;
 use prometheus_client::registry::Registry;
 use proto::dial::Dial;
 use proto::uplink::{GatewayHello, ShardLsn};
 use regional_redis::{Lsn, Server, Shard};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -214,8 +216,10 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
         room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         capacity: capacity.clone(),
         throttles: Arc::new(Throttles::new(&Limits::default())),
-        limits: Limits::default(),
-        trusted_proxies: TrustedProxies::new(Vec::new()),
+        crowd: Crowd::new(&Limits::default(), TrustedProxies::default()),
+        waf: Arc::new(Waf::try_new(None, None, metrics.clone()).map_err(|error| error.to_string())?),
+        limits: watch::channel(Limits::default()).1,
+        trusted_proxies: TrustedProxies::default(),
         forwarded_header: ForwardedHeader::default(),
         proxy_protocol: false,
         region: REGION.into(),

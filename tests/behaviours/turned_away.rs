@@ -1,0 +1,199 @@
+//! Who is turned away at the gateway: too many from one place, what a rule blocks, pages of other origins. Everybody else goes on.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use harness::webtransport::{ConnectingError, Session};
+use proto::Message as _;
+use proto::agent::{Reason, server_frame};
+use proto::sid::Sid;
+use serde_json::json;
+use tokio_tungstenite::MaybeTlsStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use crate::instance::{Instance, ORIGIN, REPORT_MAX, SITE, SecondGateway};
+use crate::page::{CHROME, Page, Visitor, envelope, now_ms, pageviews, sid};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_over_its_limit_is_refused_and_the_others_go_on() {
+    let instance = Instance::start().await;
+    let settings =
+        |limit: u32| format!("trusted_proxies = [\"127.0.0.9/32\"]\n[limits]\nconnections_per_address = {limit}");
+    let gateway = instance.second_gateway(&settings(4)).await;
+    // Each is a connection and a session.
+    let mut first = Page::open(gateway.address).await;
+    let second = Page::open(gateway.address).await;
+    assert!(Page::try_connect(gateway.address, &Visitor::default()).await.is_err());
+    assert!(gateway.metric(r#"tideline_gateway_connections_refused_total{reason="address"}"#).await >= Some(1.0));
+
+    let mut neighbour = open_from("127.0.0.2", gateway.address, None).await.expect("another address");
+    neighbour.hello(SITE).await;
+    assert!(matches!(neighbour.frame().await, Some(server_frame::Frame::Welcome(_))));
+    for page in [&mut first, &mut neighbour] {
+        page.batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
+        page.acknowledged().await;
+    }
+    drop(second);
+    let second = until_welcome(gateway.address).await;
+
+    // A proxy's own connections are not counted, the sessions of whom it forwards are.
+    let mut behind = Vec::new();
+    for _ in 0..4 {
+        let mut page = open_from("127.0.0.9", gateway.address, Some("203.0.113.7")).await.unwrap();
+        page.hello(SITE).await;
+        assert!(matches!(page.frame().await, Some(server_frame::Frame::Welcome(_))));
+        behind.push(page);
+    }
+    let mut fifth = open_from("127.0.0.9", gateway.address, Some("203.0.113.7")).await.unwrap();
+    let refused = fifth.rejected().await;
+    assert!(refused.reason() == Reason::Unavailable && !refused.r#final, "{refused:?}");
+    let mut other = open_from("127.0.0.9", gateway.address, Some("203.0.113.8")).await.unwrap();
+    other.hello(SITE).await;
+    assert!(matches!(other.frame().await, Some(server_frame::Frame::Welcome(_))));
+
+    // Another limit is in force after a SIGHUP, and nobody was sent away for it.
+    assert!(Page::try_connect(gateway.address, &Visitor::default()).await.is_err());
+    reconfigure(&gateway, |config| config["limits"]["connections_per_address"] = 6.into());
+    let third = until_welcome(gateway.address).await;
+    first.batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
+    first.acknowledged().await;
+    instance.expect(&["pageviews"], &[3.0]).await;
+    drop((second, third));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_blocks_or_only_counts_and_a_broken_file_changes_nothing() {
+    let instance = Instance::start().await;
+    let rules = instance.folder.path().join("waf.toml");
+    let write = |blocked: &str| {
+        let rule = |name: &str, mode: &str, agent: &str| {
+            format!("[[rule]]\nname = '{name}'\nmode = '{mode}'\nuser_agents = ['{agent}']\n")
+        };
+        std::fs::write(&rules, rule("seen", "observe", "Chrome") + &rule("evil", "block", blocked)).unwrap();
+    };
+    write("Evil");
+    let gateway = instance.second_gateway(&format!("waf_rules = {:?}", rules.to_str().unwrap())).await;
+    let evil = Visitor { user_agent: "Evil/1.0", ..Default::default() };
+    let first = sid(now_ms());
+    assert_eq!(post(gateway.address, evil.user_agent, first).await, (403, "blocked by rule evil\n".to_owned()));
+    match Page::try_connect(gateway.address, &evil).await.err() {
+        Some(Error::Http(response)) => assert_eq!(response.status(), 403),
+        other => panic!("an answer was expected, not {other:?}"),
+    }
+    gateway.until(r#"tideline_gateway_waf_hits_total{rule="evil",mode="block"}"#, 2.0).await;
+
+    // What is only observed is counted, and goes on.
+    assert_eq!(post(gateway.address, CHROME, first).await.0, 200);
+    let mut page = Page::open(gateway.address).await;
+    let certificate = instance.data().join("run/certificate.pem");
+    drop(Session::open(gateway.tls, &certificate).await);
+    gateway.until(r#"tideline_gateway_waf_hits_total{rule="seen",mode="observe"}"#, 3.0).await;
+
+    std::fs::write(&rules, "[[rule]]\nname = 'evil'\nmode = 'block'\nuser_agent = ['Chrome']\n").unwrap();
+    gateway.until("tideline_gateway_waf_reload_failures_total", 1.0).await;
+    assert_eq!(post(gateway.address, evil.user_agent, first).await.0, 403);
+    assert_eq!(post(gateway.address, CHROME, first).await.0, 200);
+
+    write("Chrome");
+    let changed = Instant::now();
+    while post(gateway.address, CHROME, first).await.0 != 403 {
+        assert!(changed.elapsed() < REPORT_MAX, "the changed rules are not in force");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(matches!(Session::try_connect(gateway.tls, &certificate).await, Err(ConnectingError::SessionRejected)));
+    // A session that has begun is not asked again.
+    page.batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
+    page.acknowledged().await;
+    instance.expect(&["pageviews"], &[2.0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_with_a_star_admits_what_is_below_its_domain() {
+    let instance = Instance::start().await;
+    let put = |origins: Vec<&'static str>| {
+        let url = format!("http://{}/api/v2/sites", instance.central());
+        let body = json!({ "site_id": SITE, "origins": origins });
+        reqwest::Client::new().post(url).bearer_auth(instance.api_key()).json(&body).send()
+    };
+    let answer = put(vec![ORIGIN, "https://*.com"]).await.unwrap();
+    assert_eq!(answer.status(), 400);
+    let said = answer.text().await.unwrap();
+    assert!(said.contains("https://*.com") && said.contains("two labels or more"), "{said}");
+    let answer = put(vec![ORIGIN, "https://*.Below.example", "http://localhost:*"]).await.unwrap();
+    assert!(answer.status().is_success());
+
+    let asked = Instant::now();
+    while !welcome(instance.gateway(), "https://a.b.below.example").await {
+        assert!(asked.elapsed() < REPORT_MAX, "the gateway does not know the site's new origins\n{}", instance.logs());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for origin in [ORIGIN, "http://localhost:5173", "https://www.below.example"] {
+        assert!(welcome(instance.gateway(), origin).await, "{origin}");
+    }
+    for origin in [
+        "https://below.example",
+        "https://notbelow.example",
+        "http://www.below.example",
+        "https://www.below.example.evil.example",
+    ] {
+        assert!(!welcome(instance.gateway(), origin).await, "{origin}");
+    }
+}
+
+/// Whether pages of this origin may report.
+async fn welcome(gateway: SocketAddr, origin: &str) -> bool {
+    let mut page = Page::connect(gateway, &Visitor { origin, ..Default::default() }).await;
+    page.hello(SITE).await;
+    match page.frame().await {
+        Some(server_frame::Frame::Welcome(_)) => true,
+        Some(server_frame::Frame::Reject(reject)) if reject.reason() == Reason::WrongOrigin => false,
+        other => panic!("neither a welcome nor a refusal: {other:?}"),
+    }
+}
+
+/// A page, as soon as there is a place for it.
+async fn until_welcome(gateway: SocketAddr) -> Page {
+    let asked = Instant::now();
+    loop {
+        if let Ok(mut page) = Page::try_connect(gateway, &Visitor::default()).await
+            && page.try_hello(SITE).await.is_ok()
+            && matches!(page.frame().await, Some(server_frame::Frame::Welcome(_)))
+        {
+            return page;
+        }
+        assert!(asked.elapsed() < REPORT_MAX, "no place became free");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The status and the text that one batch is answered with.
+async fn post(gateway: SocketAddr, user_agent: &str, sid: Sid) -> (u16, String) {
+    let body = envelope(&pageviews(sid, 1, now_ms(), &["/"])).encode_to_vec();
+    let request = reqwest::Client::new().post(format!("http://{gateway}/v1/batch")).body(body);
+    let answer = request.header("origin", ORIGIN).header("user-agent", user_agent).send().await.unwrap();
+    (answer.status().as_u16(), String::from_utf8_lossy(&answer.bytes().await.unwrap()).into_owned())
+}
+
+/// A WebSocket from this address of the machine.
+async fn open_from(source: &str, gateway: SocketAddr, forwarded_for: Option<&str>) -> Result<Page, Error> {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
+    let stream = MaybeTlsStream::Plain(socket.connect(gateway).await.unwrap());
+    let mut request = format!("ws://{gateway}/v1/stream").into_client_request().unwrap();
+    request.headers_mut().insert("origin", ORIGIN.parse().unwrap());
+    request.headers_mut().insert("user-agent", CHROME.parse().unwrap());
+    if let Some(address) = forwarded_for {
+        request.headers_mut().insert("x-forwarded-for", address.parse().unwrap());
+    }
+    let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+    Ok(Page { socket })
+}
+
+/// Changes the gateway's configuration and tells it.
+fn reconfigure(gateway: &SecondGateway, change: impl Fn(&mut toml::Table)) {
+    let mut config: toml::Table = std::fs::read_to_string(&gateway.file).unwrap().parse().unwrap();
+    change(&mut config);
+    std::fs::write(&gateway.file, config.to_string()).unwrap();
+    gateway.hang_up();
+}
