@@ -144,7 +144,8 @@ impl Instance {
         let child =
             Command::new(TIDELINE).args(["gateway", "--config"]).arg(&file).stderr(Stdio::null()).spawn().unwrap();
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut gateway = SecondGateway { child, address: unknown, admin: unknown, file, _folder: folder };
+        let mut gateway =
+            SecondGateway { child, address: unknown, tls: unknown, admin: unknown, file, _folder: folder };
         let started = Instant::now();
         loop {
             assert!(started.elapsed() < START_MAX, "the second gateway did not get ready");
@@ -152,6 +153,7 @@ impl Instance {
                 std::fs::read_to_string(&addresses).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
             if let Some(bound) = bound {
                 gateway.address = bound["listen"].as_str().unwrap().parse().unwrap();
+                gateway.tls = bound["tls"].as_str().unwrap().parse().unwrap();
                 gateway.admin = bound["admin"].as_str().unwrap().parse().unwrap();
                 // Not on `listen`: there a test may ask for a PROXY header first.
                 let ready = format!("http://{}/ready", gateway.admin);
@@ -206,6 +208,8 @@ impl Drop for Instance {
 pub struct SecondGateway {
     child: Child,
     pub address: SocketAddr,
+    /// With the certificate of the one of `up`.
+    pub tls: SocketAddr,
     admin: SocketAddr,
     /// Its configuration.
     pub file: PathBuf,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use harness::webtransport::{ConnectingError, Session};
 use proto::Message as _;
 use proto::agent::{Reason, server_frame};
 use proto::sid::Sid;
@@ -85,7 +86,9 @@ async fn a_rule_blocks_or_only_counts_and_a_broken_file_changes_nothing() {
     // What is only observed is counted, and goes on.
     assert_eq!(post(gateway.address, CHROME, first).await.0, 200);
     let mut page = Page::open(gateway.address).await;
-    gateway.until(r#"tideline_gateway_waf_hits_total{rule="seen",mode="observe"}"#, 2.0).await;
+    let certificate = instance.data().join("run/certificate.pem");
+    drop(Session::open(gateway.tls, &certificate).await);
+    gateway.until(r#"tideline_gateway_waf_hits_total{rule="seen",mode="observe"}"#, 3.0).await;
 
     std::fs::write(&rules, "[[rule]]\nname = 'evil'\nmode = 'block'\nuser_agent = ['Chrome']\n").unwrap();
     gateway.until("tideline_gateway_waf_reload_failures_total", 1.0).await;
@@ -98,6 +101,7 @@ async fn a_rule_blocks_or_only_counts_and_a_broken_file_changes_nothing() {
         assert!(changed.elapsed() < REPORT_MAX, "the changed rules are not in force");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    assert!(matches!(Session::try_connect(gateway.tls, &certificate).await, Err(ConnectingError::SessionRejected)));
     // A session that has begun is not asked again.
     page.batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
     page.acknowledged().await;

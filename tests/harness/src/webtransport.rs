@@ -8,6 +8,7 @@ use proto::Message as _;
 use proto::agent::{Batch, ClientFrame, Hello, ServerFrame, client_frame, server_frame};
 use wtransport::endpoint::ConnectOptions;
 use wtransport::endpoint::endpoint_side::Client;
+pub use wtransport::error::ConnectingError;
 use wtransport::tls::CertificateChain;
 use wtransport::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
 
@@ -36,6 +37,11 @@ impl Session {
     }
 
     async fn connect(gateway: SocketAddr, certificate: &Path) -> Self {
+        Self::try_connect(gateway, certificate).await.unwrap()
+    }
+
+    /// Without a Hello, where the session may be refused.
+    pub async fn try_connect(gateway: SocketAddr, certificate: &Path) -> Result<Self, ConnectingError> {
         let chain = CertificateChain::load_pemfile(certificate).await.unwrap();
         let hash = chain.as_slice()[0].hash();
         let config = ClientConfig::builder().with_bind_default().with_server_certificate_hashes([hash]).build();
@@ -44,9 +50,9 @@ impl Session {
             .add_header("origin", ORIGIN)
             .add_header("user-agent", CHROME)
             .build();
-        let connection = endpoint.connect(options).await.unwrap();
+        let connection = endpoint.connect(options).await?;
         let (to, from) = connection.open_bi().await.unwrap().await.unwrap();
-        Self { to, from, _connection: connection, _endpoint: endpoint }
+        Ok(Self { to, from, _connection: connection, _endpoint: endpoint })
     }
 
     /// Sends any frame.
