@@ -38,7 +38,8 @@ impl Reader {
         let mut next = from;
         let folder = self.folder.clone();
         while next <= through && records.len() < max {
-            let group = self.group_with(next)?;
+            let wanted = next;
+            let group = self.group_with(wanted)?;
             let (first, bodies) = (group.first, group.records());
             for (i, body) in bodies.enumerate() {
                 let lsn = Lsn(first.0 + i as u64);
@@ -48,8 +49,8 @@ impl Reader {
                 records.push(Logged { lsn, record: decode(body, &folder, lsn)?, waiter: None });
                 next = lsn.next();
             }
-            if records.last().is_none_or(|last| last.lsn.next() != next) {
-                return Err(LogError::Missing { path: folder, missing: next });
+            if next == wanted {
+                return Err(damaged(&folder, wanted, "its group counts more records than it holds"));
             }
         }
         Ok(records)
@@ -139,8 +140,11 @@ impl Position {
 }
 
 fn decode(body: &[u8], folder: &Path, lsn: Lsn) -> Result<Record, LogError> {
-    let what = "a record is not one of this version";
-    Record::decode(body).map_err(|_| LogError::Damaged { path: folder.join(format!("(record {lsn})")), at: 0, what })
+    Record::decode(body).map_err(|_| damaged(folder, lsn, "a record is not one of this version"))
+}
+
+fn damaged(folder: &Path, lsn: Lsn, what: &'static str) -> LogError {
+    LogError::Damaged { path: folder.join(format!("(record {lsn})")), at: 0, what }
 }
 
 /// First LSN and path of every segment, in order.

@@ -70,8 +70,12 @@ impl Header {
         if u32_at(head, SEED_AT) != crc32c::crc32c(&head[..SEED_AT]) {
             return Err(BadHeader::Damaged("the segment's header has a wrong checksum"));
         }
+        let first = Lsn(u64_at(head, 32));
+        if first == Lsn(0) {
+            return Err(BadHeader::Damaged("the segment begins with record 0; the first of a log is 1"));
+        }
         let gateway = Uuid::from_slice(&head[16..32]).expect("sixteen bytes");
-        Ok(Self { gateway, shard: Shard(u32_at(head, 12)), first: Lsn(u64_at(head, 32)) })
+        Ok(Self { gateway, shard: Shard(u32_at(head, 12)), first })
     }
 }
 
@@ -139,19 +143,22 @@ impl<'a> Group<'a> {
         {
             return None;
         }
+        let (first, count) = (Lsn(u64_at(head, 8)), u32_at(head, 16));
+        first.0.checked_add(count.into())?; // no log comes to the last number
         let payload = &segment[at + GROUP_HEAD_BYTES..payload_end];
-        Some(Self { first: Lsn(u64_at(head, 8)), count: u32_at(head, 16), payload, end: payload_end + COMMIT_BYTES })
+        Some(Self { first, count, payload, end: payload_end + COMMIT_BYTES })
     }
 
-    /// The encoded records. Ends early only if the group's checksum was right and its contents were not.
+    /// The encoded records. Fewer than it counts only if the group's checksum was right and its contents were not.
     pub fn records(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.payload;
-        std::iter::from_fn(move || {
+        let record = move || {
             let (len, tail) = rest.split_first_chunk::<4>()?;
             let (record, tail) = tail.split_at_checked(u32::from_le_bytes(*len) as usize)?;
             rest = tail;
             Some(record)
-        })
+        };
+        std::iter::from_fn(record).take(self.count as usize)
     }
 }
 
