@@ -70,7 +70,7 @@ pub fn name_of(batch: &[u8]) -> (Vec<u8>, u32) {
     for field in Reader::new(batch).map_while(Result::ok) {
         match field {
             (1, Value::Bytes(bytes)) => sid = bytes.to_vec(),
-            (2, Value::Varint(number)) => seq = u32::try_from(number).unwrap_or(0),
+            (2, Value::Varint(number)) => seq = number as u32, // cut off as protobuf cuts off a uint32
             _ => break,
         }
     }
