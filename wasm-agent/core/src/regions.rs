@@ -33,9 +33,10 @@ impl Regions {
         Self { names: [[0; REGION_BYTES_MAX]; REGIONS_MAX], lens: [0; REGIONS_MAX] }
     }
 
-    /// The region of this name, which gets a place if it has none and one is free.
+    /// The region of this name, which gets a place if it has none and one is free. What is no text has no place: no gateway could
+    /// read the envelopes that name it.
     pub(crate) fn meet(&mut self, name: &[u8]) -> Option<Region> {
-        if name.is_empty() || name.len() > REGION_BYTES_MAX {
+        if name.is_empty() || name.len() > REGION_BYTES_MAX || core::str::from_utf8(name).is_err() {
             return None;
         }
         for (place, (known, len)) in self.names.iter_mut().zip(&mut self.lens).enumerate() {
@@ -72,6 +73,7 @@ mod tests {
         assert_ne!(eu, us);
         assert_eq!(regions.meet(b""), None);
         assert_eq!(regions.meet(&[b'x'; REGION_BYTES_MAX + 1]), None);
+        assert_eq!(regions.meet(b"us-e\xffst"), None);
         assert!(regions.meet(b"ap").is_some() && regions.meet(b"sa").is_some());
         assert_eq!(regions.meet(b"af"), None);
 
