@@ -5,6 +5,7 @@
 # make torture CYCLES=200   kills, stops and starves a region of real processes under load, and prints a table
 # make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle. ARGS=--controls leaves out each rule in turn
 # make bench   what an event costs the gateway, in CPU time
+# make fuzz    throws bytes at everything that reads them from outside, SECONDS=600 a target; TARGET=batch for one
 #
 # The parts that the Rust code embeds come first: the browser agent (gateway), the dashboard (central), the lists of
 # user agents (gateway).
@@ -13,16 +14,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test build check bench torture simulate clean parts machine test-machine agent libchdb toxiproxy
+.PHONY: run test build check bench torture simulate fuzz clean parts machine test-machine agent libchdb toxiproxy
 
 # Where rustup puts cargo, for shells that have not read its profile, and where Debian puts haproxy.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILD := $(or $(CARGO_TARGET_DIR),target)
 say = @printf '==> %s\n'
 
 run: build
 	$(say) 'tideline up --demo (Ctrl-C stops it)'
-	@exec $(TARGET)/release/tideline up --demo $(ARGS)
+	@exec $(BUILD)/release/tideline up --demo $(ARGS)
 
 build: parts libchdb
 	$(say) 'tideline: release build'
@@ -51,7 +52,7 @@ check: parts
 simulate: parts
 	$(say) 'simulation: release build'
 	@cargo build --locked --release -p simulation
-	@$(TARGET)/release/simulation --seeds $(or $(SEEDS),1000) $(ARGS)
+	@$(BUILD)/release/simulation --seeds $(or $(SEEDS),1000) $(ARGS)
 
 bench: parts
 	@cargo bench --locked -p gateway --bench ingest
@@ -60,7 +61,10 @@ bench: parts
 torture: test-machine build
 	$(say) 'tideline: release build of the torture'
 	@cargo build --release --locked -p harness --bin torture
-	@$(TARGET)/release/torture --cycles $(or $(CYCLES),200) --json $(TARGET)/torture.json $(ARGS)
+	@$(BUILD)/release/torture --cycles $(or $(CYCLES),200) --json $(BUILD)/torture.json $(ARGS)
+
+fuzz: parts
+	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGET)
 
 clean:
 	cargo clean

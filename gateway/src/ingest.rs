@@ -155,7 +155,7 @@ fn visitors(table: &Table, site: &Site, client: &Client, at_ms: u64, arrived_ms:
 }
 
 /// As it is logged.
-pub(crate) fn recorded(event: &ValidEvent<'_>) -> RecordedEvent {
+pub fn recorded(event: &ValidEvent<'_>) -> RecordedEvent {
     RecordedEvent {
         name: event.name.to_owned(),
         at_ms: event.at_ms,
