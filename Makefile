@@ -6,6 +6,7 @@
 # make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle. ARGS=--controls leaves out each rule in turn
 # make bench   what an event costs the gateway, in CPU time
 # make fuzz    throws bytes at everything that reads them from outside, SECONDS=600 a target; TARGET=batch for one
+# make deny    licences, versions and sources of all that we build on;  make advisories   what is known against them
 #
 # The parts that the Rust code embeds come first: the browser agent (gateway), the dashboard (central), the lists of
 # user agents (gateway).
@@ -14,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test build check bench torture simulate fuzz clean parts machine test-machine agent libchdb toxiproxy
+.PHONY: run test build check bench torture simulate fuzz deny advisories clean parts machine test-machine agent libchdb toxiproxy
 
 # Where rustup puts cargo, for shells that have not read its profile, and where Debian puts haproxy.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
@@ -65,6 +66,17 @@ torture: test-machine build
 
 fuzz: parts
 	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGET)
+
+deny: machine
+	$(say) 'dependencies: licences, versions, sources'
+	@PATH="$$(scripts/fetch-cargo-tool.sh cargo-deny | tail -1):$$PATH" cargo deny --locked check licenses bans sources
+
+# Beside `make deny`: what is known changes while our files do not, and the list of it comes from GitHub.
+advisories: machine
+	$(say) 'dependencies: advisories'
+	@PATH="$$(scripts/fetch-cargo-tool.sh cargo-deny | tail -1):$$PATH" cargo deny --locked check advisories || { \
+	  echo 'advisories: there are findings, or the list (https://github.com/RustSec/advisory-db) could not be fetched: then nothing is proved' >&2; \
+	  exit 1; }
 
 clean:
 	cargo clean
