@@ -7,6 +7,7 @@
 # make bench   what an event costs the gateway, in CPU time
 # make fuzz    throws bytes at everything that reads them from outside, SECONDS=600 a target; TARGET=batch for one
 # make deny    licences, versions and sources of all that we build on;  make advisories   what is known against them
+# make autobahn   the Autobahn suite against the gateway's WebSocket;  make h2spec   h2spec against its HTTP/2
 #
 # The parts that the Rust code embeds come first: the browser agent (gateway), the dashboard (central), the lists of
 # user agents (gateway).
@@ -15,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test build check bench torture simulate fuzz deny advisories clean parts machine test-machine agent libchdb toxiproxy
+.PHONY: run test build check bench torture simulate fuzz deny advisories autobahn h2spec clean parts machine test-machine agent libchdb toxiproxy
 
 # Where rustup puts cargo, for shells that have not read its profile, and where Debian puts haproxy.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
@@ -77,6 +78,14 @@ advisories: machine
 	@PATH="$$(scripts/fetch-cargo-tool.sh cargo-deny | tail -1):$$PATH" cargo deny --locked check advisories || { \
 	  echo 'advisories: there are findings, or the list (https://github.com/RustSec/advisory-db) could not be fetched: then nothing is proved' >&2; \
 	  exit 1; }
+
+# Neither is part of `make test`: a release build, tools that take minutes to set up, and cases that change with the gateway's WebSocket
+# and HTTP/2 only. docs/CONFORMANCE.md has what they printed.
+autobahn: test-machine parts
+	@scripts/test-autobahn.sh
+
+h2spec: test-machine parts
+	@scripts/test-h2spec.sh
 
 clean:
 	cargo clean
