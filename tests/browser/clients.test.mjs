@@ -103,6 +103,6 @@ test('what they sent is counted once', LIMITS, async () => {
   assert.equal(String(await instance.counts(SITE)), wanted);
   assert.deepEqual(await instance.by('event:name', 'events', SITE), { pageview: CLIENTS.length, 'grpc-web': 1, 'connect-web': 1 });
   assert.deepEqual(await instance.batches(), { grpc: 2 * CLIENTS.length });
-  const { state, difference } = instance.audit(SITE);
+  const { state, difference } = await instance.audit(SITE);
   assert.deepEqual({ state, difference }, { state: 'clean', difference: 0 });
 });

@@ -1,6 +1,6 @@
 // The same visit in Firefox, by WebTransport and, where no datagram is answered, by WebSocket.
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
 import { launch } from 'puppeteer-core';
 import { Instance, sleep } from './instance.mjs';
 import { Network } from './network.mjs';
@@ -15,13 +15,13 @@ let browser;
 const networks = [];
 let settled = 0; // when what is counted twice would show
 before(async () => {
-  instance = await Instance.start();
-  browser = await launch({
+  const firefox = launch({
     browser: 'firefox',
     executablePath: process.env.FIREFOX || '/usr/bin/firefox-esr',
     // Whatever the browser itself has to say to the rest of the world stays here.
     extraPrefsFirefox: { 'network.dns.disabled': true },
   });
+  [instance, browser] = await Promise.all([Instance.start(), firefox]);
   console.log(await browser.version());
 }, { timeout: 150_000 });
 after(async () => {
@@ -50,10 +50,12 @@ for (const [transport, lets] of Object.entries(LADDER)) {
   });
 }
 
-for (const transport of Object.keys(LADDER)) {
-  test(`a visit in Firefox carried by ${transport} is counted once`, LIMITS, async () => {
-    await sleep(Math.max(0, settled - Date.now()));
-    await assertCounted(instance, transport);
-    assert.deepEqual(await instance.by('visit:browser', 'visits', transport), { Firefox: 1 });
-  });
-}
+describe('a visit in Firefox is counted once', { concurrency: true }, () => {
+  for (const transport of Object.keys(LADDER)) {
+    test(`a visit in Firefox carried by ${transport} is counted once`, LIMITS, async () => {
+      await sleep(Math.max(0, settled - Date.now()));
+      await assertCounted(instance, transport);
+      assert.deepEqual(await instance.by('visit:browser', 'visits', transport), { Firefox: 1 });
+    });
+  }
+});

@@ -1,5 +1,5 @@
 // One `tideline up --demo` with its own ports and folder, and a browser that looks like anybody's.
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -93,10 +93,13 @@ export class Instance {
   };
 
   // What `tideline audit` says of a site, once everything it compares has come.
-  audit(site) {
+  async audit(site) {
     const args = ['audit', '--site', site, '--url', this.central, '--key-file', join(this.data, 'api-key'), '--wait', '60', '--json'];
-    const { stdout, stderr } = spawnSync(TIDELINE, args, { encoding: 'utf8', timeout: 90_000 });
-    if (!stdout.startsWith('{')) throw new Error(`tideline audit: ${stdout}${stderr}`);
+    // It fails on a difference, which its answer names.
+    const { stdout, said } = await new Promise((done) =>
+      execFile(TIDELINE, args, { timeout: 90_000 }, (error, stdout, stderr) => done({ stdout, said: `${error} ${stderr}` })),
+    );
+    if (!stdout.startsWith('{')) throw new Error(`tideline audit: ${said}`);
     return JSON.parse(stdout);
   }
 

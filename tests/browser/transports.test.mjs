@@ -1,6 +1,6 @@
 // The same visit by each transport, those above it knocked away in the network: the same counts, whatever carried it.
 import assert from 'node:assert/strict';
-import { after, before, test } from 'node:test';
+import { after, before, describe, test } from 'node:test';
 import { Instance, launch, person, sleep } from './instance.mjs';
 import { Network } from './network.mjs';
 import { assertCounted, walk } from './visit.mjs';
@@ -20,8 +20,7 @@ let browser;
 const networks = [];
 let settled = 0; // when what is counted twice would show
 before(async () => {
-  instance = await Instance.start();
-  browser = await launch();
+  [instance, browser] = await Promise.all([Instance.start(), launch()]);
 }, { timeout: 150_000 });
 after(async () => {
   await browser?.close();
@@ -52,11 +51,13 @@ for (const [transport, lets] of Object.entries(LADDER)) {
   });
 }
 
-for (const transport of Object.keys(LADDER)) {
-  // Chromium names no user agent when it opens a session of WebTransport, and a gateway takes that for a program.
-  const todo = transport === 'webtransport' && 'a session without a user agent is dropped as that of a bot';
-  test(`a visit carried by ${transport} is counted once`, { ...LIMITS, todo }, async () => {
-    await sleep(Math.max(0, settled - Date.now()));
-    await assertCounted(instance, transport);
-  });
-}
+describe('a visit is counted once', { concurrency: true }, () => {
+  for (const transport of Object.keys(LADDER)) {
+    // Chromium names no user agent when it opens a session of WebTransport, and a gateway takes that for a program.
+    const todo = transport === 'webtransport' && 'a session without a user agent is dropped as that of a bot';
+    test(`a visit carried by ${transport} is counted once`, { ...LIMITS, todo }, async () => {
+      await sleep(Math.max(0, settled - Date.now()));
+      await assertCounted(instance, transport);
+    });
+  }
+});

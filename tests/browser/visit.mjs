@@ -59,13 +59,14 @@ export const assertCounted = async (instance, site) => {
   assert.deepEqual({ sent, counted, dropped: dropped.reasons }, { sent: PAGEVIEWS + 2, counted: PAGEVIEWS + 2, dropped: [] });
   assert.deepEqual(await instance.by('event:page', 'pageviews', site), PAGES);
   assert.deepEqual(await instance.by('event:name', 'events', site), { pageview: PAGEVIEWS, ...EVENTS });
-  assert.equal((await instance.by('event:props:product', 'events', site))[PRODUCT], 1);
-  assert.equal((await instance.by('event:props:from', 'events', site))['the tides'], 1);
   const metrics = ['visitors', 'visits', 'pageviews', 'events', 'bounce_rate'];
   const [{ metrics: figures }] = (await instance.query({ site_id: site, metrics })).results;
   assert.deepEqual(figures, [1, 1, PAGEVIEWS, PAGEVIEWS + 2, 0]);
-  const { state, difference } = instance.audit(site);
+  const { state, difference } = await instance.audit(site);
   assert.deepEqual({ state, difference }, { state: 'clean', difference: 0 });
+  // Of raw rows, which the audit has waited for.
+  assert.equal((await instance.by('event:props:product', 'events', site))[PRODUCT], 1);
+  assert.equal((await instance.by('event:props:from', 'events', site))['the tides'], 1);
 };
 
 const sum = (batches) => Object.values(batches).reduce((total, more) => total + more, 0);
