@@ -24,6 +24,7 @@ debian_packages() {
   if [ "$1" = test ]; then
     command -v strace >/dev/null || wanted+=(strace)
     command -v chromium >/dev/null || wanted+=(chromium)
+    command -v firefox-esr >/dev/null || wanted+=(firefox-esr)
     command -v pip >/dev/null || wanted+=(python3-pip)
     # Debian keeps it in /usr/sbin, which a user's PATH may lack.
     command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] || wanted+=(haproxy)

@@ -1,5 +1,5 @@
 // One `tideline up --demo` with its own ports and folder, and a browser that looks like anybody's.
-import { spawn, execFileSync } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -48,10 +48,11 @@ export class Instance {
       throw error;
     }
     const status = JSON.parse(execFileSync(TIDELINE, ['status', '--json', '--data', instance.data], { encoding: 'utf8' }));
-    const address = (role) => status.roles.find((it) => it.role === role).address;
+    const role = (name) => status.roles.find((it) => it.role === name);
     instance.shop = status.shop.replace(/\/$/, '');
-    instance.central = `http://${address('central')}`;
-    instance.gateway = `http://${address('gateway')}`;
+    instance.central = `http://${role('central').address}`;
+    instance.gateway = `http://${role('gateway').address}`;
+    instance.metrics = `http://${role('gateway').admin}/metrics`;
     instance.key = readFileSync(join(instance.data, 'api-key'), 'utf8').trim();
     instance.signIn = instance.output.match(/http\S+sign-in\S+/)[0];
     return instance;
@@ -76,16 +77,37 @@ export class Instance {
     return JSON.parse(text);
   }
 
+  // A site whose pages are those of these origins.
+  addSite = (site_id, origins) => this.ask('POST', '/api/v2/sites', { site_id, origins });
+
   query = (body) => this.ask('POST', '/api/v2/query', { site_id: SITE, date_range: 'all', ...body });
   live = () => this.ask('GET', `/api/v2/live?site_id=${SITE}`);
 
   // [pageviews, events] so far, `events` with the pageviews among them.
-  counts = async () => (await this.query({ metrics: ['pageviews', 'events'] })).results[0].metrics;
+  counts = async (site_id = SITE) => (await this.query({ site_id, metrics: ['pageviews', 'events'] })).results[0].metrics;
 
   // Rows of one dimension: { value: count }.
-  by = async (dimension, metric) => {
-    const { results } = await this.query({ metrics: [metric], dimensions: [dimension] });
+  by = async (dimension, metric, site_id = SITE) => {
+    const { results } = await this.query({ site_id, metrics: [metric], dimensions: [dimension] });
     return Object.fromEntries(results.map((row) => [row.dimensions[0], row.metrics[0]]));
+  };
+
+  // What `tideline audit` says of a site, once everything it compares has come.
+  async audit(site) {
+    const args = ['audit', '--site', site, '--url', this.central, '--key-file', join(this.data, 'api-key'), '--wait', '60', '--json'];
+    // It fails on a difference, which its answer names.
+    const { stdout, said } = await new Promise((done) =>
+      execFile(TIDELINE, args, { timeout: 90_000 }, (error, stdout, stderr) => done({ stdout, said: `${error} ${stderr}` })),
+    );
+    if (!stdout.startsWith('{')) throw new Error(`tideline audit: ${said}`);
+    return JSON.parse(stdout);
+  }
+
+  // Batches that the gateway took so far: { transport: batches }.
+  batches = async () => {
+    const text = await (await fetch(this.metrics)).text();
+    const rows = text.matchAll(/^tideline_gateway_batches_total\{transport="(\w+)"\} (\d+)$/gm);
+    return Object.fromEntries([...rows].map(([, transport, batches]) => [transport, Number(batches)]));
   };
 
   logs() {
@@ -95,10 +117,13 @@ export class Instance {
   }
 }
 
+// Whatever the browser itself has to say to the rest of the world stays here.
+const ALONE = '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost';
+
 export const launch = () =>
   chromium.launch({
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', `--user-agent=${USER_AGENT}`],
+    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', ALONE, `--user-agent=${USER_AGENT}`],
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
   });
 
