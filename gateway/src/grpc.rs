@@ -10,7 +10,6 @@ use axum::middleware::{self, Next};
 use futures_util::{Stream, StreamExt};
 use http::header::HeaderName;
 use http::{Method, header};
-use proto::Message;
 use proto::agent::agent_server::{Agent, AgentServer};
 use proto::agent::{ClientFrame, Config, Drain, Envelope, Hello, Reason, ServerFrame, Welcome, server_frame::Frame};
 use proto::limits::MESSAGE_BYTES_MAX;
@@ -47,11 +46,8 @@ const CALL_HEADERS: [HeaderName; 6] = [
     HeaderName::from_static("connect-timeout-ms"),
 ];
 /// What they read.
-const ANSWER_HEADERS: [HeaderName; 3] = [
-    HeaderName::from_static("grpc-status"),
-    HeaderName::from_static("grpc-message"),
-    HeaderName::from_static("grpc-status-details-bin"),
-];
+const ANSWER_HEADERS: [HeaderName; 2] =
+    [HeaderName::from_static("grpc-status"), HeaderName::from_static("grpc-message")];
 
 /// `/tideline.agent.v1.Agent/…`
 pub fn router(door: Arc<Door>) -> Router {
@@ -104,8 +100,10 @@ impl Agent for Service {
             Asked::Later { frame, .. } => Ok(Response::new(frame)),
             Asked::Refused(refusal) => {
                 door.metrics.refused(refusal.reason);
-                let frame = refusal.to_frame(door.ingest.clock.now_ms());
-                if refusal.sid.is_empty() { Err(status(&refusal, &frame)) } else { Ok(Response::new(frame)) }
+                if refusal.sid.is_empty() {
+                    return Err(status(refusal.reason));
+                }
+                Ok(Response::new(refusal.to_frame(door.ingest.clock.now_ms())))
             }
         }
     }
@@ -116,9 +114,8 @@ impl Agent for Service {
         let hello = request.get_ref();
         if let Err(reason) = door.ingest.sites.table().admit(&hello.site, client.origin.as_deref()) {
             door.metrics.refused(reason);
-            let refusal = Refusal::of_frame(reason);
-            let frame = refusal.to_frame(door.ingest.clock.now_ms());
-            let status = status(&refusal, &frame);
+            let frame = Refusal::of_frame(reason).to_frame(door.ingest.clock.now_ms());
+            let status = status(reason);
             return Ok(Response::new(futures_util::stream::iter([Ok(frame), Err(status)]).boxed()));
         }
         let welcome = frame(Frame::Welcome(Welcome {
@@ -188,7 +185,7 @@ impl Transport for Grpc {
         let ended = match close {
             Close::Done => return,
             Close::Away => Status::unavailable("the gateway ends this session: connect again"),
-            Close::Refused(refusal) => Status::new(code(refusal.reason), validate::explain(refusal.reason)),
+            Close::Refused(refusal) => status(refusal.reason),
         };
         let _ = self.to.send(Err(ended)).await;
     }
@@ -198,10 +195,9 @@ fn client<T>(request: &tonic::Request<T>) -> Result<Arc<Client>, Status> {
     request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without its request"))
 }
 
-/// The same as the frame, in the words of gRPC; the frame goes along for whoever can read it.
-fn status(refusal: &Refusal, frame: &ServerFrame) -> Status {
-    let message = validate::explain(refusal.reason);
-    Status::with_details(code(refusal.reason), message, frame.encode_to_vec().into())
+/// A refusal in the words of gRPC. Its details are left empty: what clients look for there is a message of Google's.
+fn status(reason: Reason) -> Status {
+    Status::new(code(reason), validate::explain(reason))
 }
 
 fn code(reason: Reason) -> Code {

@@ -152,8 +152,9 @@ async fn open(mut resolver: Resolver, tell: mpsc::Sender<Opened>, peer: SocketAd
     }
 }
 
-async fn begin(request: Request<()>, mut stream: Stream, quic: &quinn::Connection, door: &Door) -> Option<Begun> {
+async fn begin(mut request: Request<()>, mut stream: Stream, quic: &quinn::Connection, door: &Door) -> Option<Begun> {
     let peer = quic.remote_address().ip();
+    webtransport::name_user_agent(&mut request);
     // The routes judge every other request.
     if let Err(blocked) = door.judge(peer, &request) {
         refuse(stream, StatusCode::FORBIDDEN, format!("{blocked}\n")).await;

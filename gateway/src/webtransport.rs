@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h3::server::RequestStream;
 use h3_quinn::{RecvStream, SendStream};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Request, Response, header};
 use proto::Message as _;
 use proto::agent::{Reason, ServerFrame};
 use proto::limits::MESSAGE_BYTES_MAX;
@@ -36,6 +36,20 @@ const CODE_AWAY: u16 = 1001;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After the last frame the client has this long to take it, before its connection is closed.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Chromium sends no user agent with the request for a session. So pages name it in the query, where it is looked for if the header
+/// is missing: without one a client passes for a program, and a visitor's sessions and requests for those of two.
+pub fn name_user_agent(request: &mut Request<()>) {
+    if request.headers().contains_key(header::USER_AGENT) {
+        return;
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let named = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "user-agent");
+    let value = named.and_then(|(_, value)| HeaderValue::from_str(&value).ok());
+    if let Some(value) = value {
+        request.headers_mut().insert(header::USER_AGENT, value);
+    }
+}
 
 /// The answer to the request for a session.
 pub fn accept() -> Response<()> {
@@ -223,6 +237,23 @@ mod tests {
             let mut buffer = BytesMut::from(bytes.as_slice());
             while let Ok(Some(_)) = split_frame(&mut buffer) {}
         }
+    }
+
+    #[test]
+    fn a_user_agent_is_taken_from_the_query_where_there_is_no_header() {
+        let named = |header: Option<&str>, query: &str| {
+            let mut request = Request::get(format!("https://gateway/v1/stream{query}")).body(()).unwrap();
+            if let Some(value) = header {
+                request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_str(value).unwrap());
+            }
+            name_user_agent(&mut request);
+            request.headers().get(header::USER_AGENT).map(|value| value.to_str().unwrap().to_owned())
+        };
+        let query = "?user-agent=Mozilla%2F5.0+(X11%3B+Linux)";
+        assert_eq!(named(None, query).as_deref(), Some("Mozilla/5.0 (X11; Linux)"));
+        assert_eq!(named(Some("Firefox"), query).as_deref(), Some("Firefox"));
+        assert_eq!(named(None, ""), None);
+        assert_eq!(named(None, "?user-agent=%0d%0ax"), None, "no header could hold it");
     }
 
     #[test]

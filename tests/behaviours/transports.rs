@@ -244,8 +244,7 @@ async fn a_refusal_by_grpc_says_why_in_its_own_words() {
     let mut client = grpc(instance.gateway()).await;
     let refused = client.send(envelope(&batch(sid(now_ms()), 1))).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::PermissionDenied, "without an origin: {refused:?}");
-    let frame = ServerFrame::decode(refused.details()).unwrap().frame;
-    assert!(matches!(frame, Some(Frame::Reject(reject)) if reject.reason() == Reason::WrongOrigin));
+    assert!(refused.message().contains("origin"), "{refused:?}");
     let refused = client.send(call(proto::agent::Envelope::default())).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound, "without a site: {refused:?}");
 }

@@ -77,10 +77,8 @@ for (const client of CLIENTS) {
     assert.deepEqual([answer.frame, answer.region], ['welcome', 'local'], JSON.stringify(answer));
   });
 
-  // A gateway's grpc-status-details-bin holds a ServerFrame where this client looks for a google.rpc.Status, and so finds OK.
-  const todo = client === 'connect-web' && 'grpc-status-details-bin is no google.rpc.Status';
   for (const [method, ...more] of [['send', batch], ['subscribe']]) {
-    test(`${client}: ${method} for an unknown site has the status NOT_FOUND`, { ...LIMITS, todo }, async () => {
+    test(`${client}: ${method} for an unknown site has the status NOT_FOUND`, LIMITS, async () => {
       const refused = await call(client, method, 'nobody', ...more.map((made) => made(client)));
       assert.ok(refused.code === NOT_FOUND && refused.message.includes('site'), JSON.stringify(refused));
     });
