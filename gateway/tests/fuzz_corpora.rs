@@ -62,6 +62,11 @@ fn proxy_header() {
 }
 
 #[test]
+fn waf_rules() {
+    replay("waf_rules", fuzz::waf_rules::run);
+}
+
+#[test]
 fn wire() {
     replay("wire", fuzz::wire::run);
 }

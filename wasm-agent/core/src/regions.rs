@@ -33,10 +33,10 @@ impl Regions {
         Self { names: [[0; REGION_BYTES_MAX]; REGIONS_MAX], lens: [0; REGIONS_MAX] }
     }
 
-    /// The region of this name, which gets a place if it has none and one is free. What is no text has no place: no gateway could
-    /// read the envelopes that name it.
+    /// The region of this name, which gets a place if it has none and one is free. No region has a name that is not ASCII, and one
+    /// that is no text would make every envelope that names it malformed.
     pub(crate) fn meet(&mut self, name: &[u8]) -> Option<Region> {
-        if name.is_empty() || name.len() > REGION_BYTES_MAX || core::str::from_utf8(name).is_err() {
+        if name.is_empty() || name.len() > REGION_BYTES_MAX || !name.is_ascii() {
             return None;
         }
         for (place, (known, len)) in self.names.iter_mut().zip(&mut self.lens).enumerate() {
