@@ -119,9 +119,11 @@ fn message(error: &anyhow::Error) -> String {
 
 /// Logs go to stderr: what a command answers on stdout stays clean.
 fn start_logging() -> anyhow::Result<()> {
+    // What a client does wrong, the libraries of HTTP/2 and QUIC say at `warn`, a line a packet: nobody may fill our log.
+    let filter = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info,h2=error,quinn_proto=error".to_owned());
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
-        .from_env()
+        .parse(filter)
         .context("RUST_LOG is not a log filter such as `info` or `gateway=debug,info`")?;
     let to_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(to_terminal).init();

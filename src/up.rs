@@ -41,7 +41,8 @@ use crate::status::running::{self, Board};
 const DATA: &str = "./data";
 /// The demo's figures are invented and must never mix with real ones.
 const DEMO_DATA: &str = "./demo-data";
-/// Beside 8080.
+/// Where the gateway is unless somebody chooses; where it has TLS then.
+const GATEWAY_PORT: u16 = 8080;
 const TLS_PORT: u16 = 8443;
 const DEMO_SITE: &str = "demo";
 /// Processes of a run that was killed die with it; the kernel needs a moment to bury them.
@@ -62,8 +63,8 @@ pub struct Args {
     /// Where dashboard and API are served (port 0: any free one)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
     central: SocketAddr,
-    /// Where the gateway also listens with TLS, and with HTTP/3 on the UDP port of the same number [default: --gateway's
-    /// address with port 8443, or any free port where --gateway has port 0]
+    /// Where the gateway also listens with TLS, and with HTTP/3 on the UDP port of the same number [default: port 8443
+    /// beside port 8080, any free one beside another]
     #[arg(long, value_name = "ADDR")]
     tls: Option<SocketAddr>,
     /// A certificate for that, PEM; without one, one for this machine alone is made
@@ -92,7 +93,7 @@ pub struct Args {
 /// Runs everything until `stop`, then drains it.
 pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
     let data = args.data.clone().unwrap_or_else(|| PathBuf::from(if args.demo { DEMO_DATA } else { DATA }));
-    let geo_database = args.geo_database.as_deref().map(readable).transpose()?;
+    let geo_database = args.geo_database.as_deref().map(|path| readable("--geo-database", path)).transpose()?;
     let redis = RedisServer::find().await?;
     let folder = DataFolder::open(&data)?;
     wait_for_leftovers(&folder).await?;
@@ -113,7 +114,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> anyhow::Result<()> {
         Some(_) => None,
     };
     let (certificate, key) = match (&own, &args.certificate, &args.key) {
-        (None, Some(certificate), Some(key)) => (readable(certificate)?, readable(key)?),
+        (None, Some(certificate), Some(key)) => (readable("--certificate", certificate)?, readable("--key", key)?),
         (own, ..) => own.as_ref().map(|own| (own.file().to_owned(), own.file().to_owned())).unwrap_or_default(),
     };
     let choices = Choices {
@@ -312,13 +313,13 @@ async fn wait_for_leftovers(folder: &DataFolder) -> anyhow::Result<()> {
 
 /// Where TLS goes when nobody said: beside the gateway.
 fn tls_beside(gateway: SocketAddr) -> SocketAddr {
-    SocketAddr::new(gateway.ip(), if gateway.port() == 0 { 0 } else { TLS_PORT })
+    SocketAddr::new(gateway.ip(), if gateway.port() == GATEWAY_PORT { TLS_PORT } else { 0 })
 }
 
 /// The absolute path of a file that the gateway will read.
-fn readable(path: &Path) -> anyhow::Result<PathBuf> {
+fn readable(flag: &str, path: &Path) -> anyhow::Result<PathBuf> {
     let open = std::fs::File::open(path).and_then(|_| std::path::absolute(path));
-    open.with_context(|| format!("cannot read --geo-database {}", path.display()))
+    open.with_context(|| format!("cannot read {flag} {}", path.display()))
 }
 
 /// A URL to which paths can be added.

@@ -10,10 +10,14 @@ use axum::middleware::{self, Next};
 use futures_util::{Stream, StreamExt};
 use http::header::HeaderName;
 use http::{Method, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use proto::agent::agent_server::{Agent, AgentServer};
-use proto::agent::{ClientFrame, Config, Drain, Envelope, Hello, Reason, ServerFrame, Welcome, server_frame::Frame};
+use proto::agent::{
+    Bye, ClientFrame, Config, Drain, Envelope, Hello, Reason, ServerFrame, Welcome, client_frame, server_frame::Frame,
+};
 use proto::limits::MESSAGE_BYTES_MAX;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status, Streaming};
 use tonic_web::GrpcWebLayer;
@@ -23,6 +27,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::answer::{Refusal, frame, frames};
 use crate::door::Door;
 use crate::ingest::Client;
+use crate::post::BODY_MAX;
 use crate::session::{self, Close, DRAIN_WITHIN_MS, FLUSH_INTERVAL_MS, Gone, Received, Transport};
 use crate::unary::{self, Asked};
 use crate::validate;
@@ -30,6 +35,8 @@ use crate::validate;
 /// A subscription that has nothing to say repeats its configuration: a proxy keeps what speaks, and a client that is gone is
 /// noticed.
 const HEARTBEAT: Duration = Duration::from_secs(25);
+/// Of one message: its prefix, and base64 around both where a client asks for text.
+const CALL_BYTES_MAX: usize = (MESSAGE_BYTES_MAX + 5).div_ceil(3) * 4;
 /// Frames on their way to one client. Full: its session waits, and is cut if that lasts.
 const TO_CLIENT: usize = 16;
 /// A day: how long a browser may remember that it may call.
@@ -77,7 +84,19 @@ async fn name_client(State(door): State<Arc<Door>>, mut request: Request, next: 
     }
     let client = Arc::new(door.client_of(&request));
     request.extensions_mut().insert(client);
-    next.run(request).await
+    if request.uri().path().ends_with("/Connect") {
+        return next.run(request).await; // a session, with limits of its own
+    }
+    let (head, body) = request.into_parts();
+    let body = match timeout(BODY_MAX, Limited::new(body, CALL_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            return Status::resource_exhausted("a call may hold 256 KiB").into_http();
+        }
+        Ok(Err(_)) => return Status::cancelled("the call broke off").into_http(),
+        Err(_) => return Status::deadline_exceeded("the call took too long to arrive").into_http(),
+    };
+    next.run(Request::from_parts(head, body.into())).await
 }
 
 struct Service(Arc<Door>);
@@ -118,12 +137,14 @@ impl Agent for Service {
             let status = status(reason);
             return Ok(Response::new(futures_util::stream::iter([Ok(frame), Err(status)]).boxed()));
         }
+        // As a session is: one connection carries many.
+        let Some(seat) = door.seat_of_session(client.address) else { return Err(status(Reason::Unavailable)) };
         let welcome = frame(Frame::Welcome(Welcome {
             server_ms: door.ingest.clock.now_ms(),
             region: door.region.clone(),
             config: Some(Config { flush_interval_ms: FLUSH_INTERVAL_MS }),
         }));
-        let rest = futures_util::stream::unfold((door.stop.clone(), false), |(stop, drained)| async move {
+        let rest = futures_util::stream::unfold((door.stop.clone(), seat, false), |(stop, seat, drained)| async move {
             if drained {
                 return None; // it may end: what it subscribed to has been said
             }
@@ -134,7 +155,7 @@ impl Agent for Service {
                     (Frame::Config(Config { flush_interval_ms: FLUSH_INTERVAL_MS }), false)
                 }
             };
-            Some((Ok(frame(next.0)), (stop, next.1)))
+            Some((Ok(frame(next.0)), (stop, seat, next.1)))
         });
         Ok(Response::new(futures_util::stream::iter([Ok(welcome)]).chain(rest).boxed()))
     }
@@ -143,7 +164,7 @@ impl Agent for Service {
         let door = Arc::clone(&self.0);
         let client = client(&request)?;
         let (to, frames) = mpsc::channel(TO_CLIENT);
-        let transport = Grpc { from: request.into_inner(), to };
+        let transport = Grpc { from: request.into_inner(), to, asked: false };
         let sessions = door.sessions.clone();
         sessions.spawn(session::serve(transport, Client::clone(&client), door));
         Ok(Response::new(ReceiverStream::new(frames).boxed()))
@@ -154,15 +175,21 @@ impl Agent for Service {
 struct Grpc {
     from: Streaming<ClientFrame>,
     to: mpsc::Sender<Result<ServerFrame, Status>>,
+    /// A frame has gone to a client that was silent, and was taken.
+    asked: bool,
 }
 
 impl Transport for Grpc {
     const NAME: &'static str = "grpc";
 
     async fn receive(&mut self) -> Received {
+        if std::mem::take(&mut self.asked) {
+            return Received::Alive; // HTTP/2 asks by itself, and ends the call of a client that does not answer
+        }
         match self.from.message().await {
             Ok(Some(frame)) => Received::Decoded(Box::new(frame)),
-            Ok(None) => Received::Gone,
+            // Whoever ends its half has said everything, and waits for its answers.
+            Ok(None) => Received::Decoded(Box::new(ClientFrame { frame: Some(client_frame::Frame::Bye(Bye {})) })),
             Err(status) if status.code() == Code::OutOfRange => Received::Refused(Reason::FrameTooLarge),
             Err(status) if status.code() == Code::Internal => Received::Refused(Reason::Malformed),
             Err(_) => Received::Gone,
@@ -177,8 +204,10 @@ impl Transport for Grpc {
     }
 
     async fn ask(&mut self) -> Result<(), Gone> {
-        // HTTP/2 asks by itself and ends the call of a client that does not answer; a frame says so to one behind a proxy.
-        self.send(&[frame(Frame::Config(Config { flush_interval_ms: FLUSH_INTERVAL_MS }))]).await
+        // For a proxy in between, which keeps what speaks.
+        self.send(&[frame(Frame::Config(Config { flush_interval_ms: FLUSH_INTERVAL_MS }))]).await?;
+        self.asked = true;
+        Ok(())
     }
 
     async fn close(self, close: &Close) {

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -17,16 +18,18 @@ use h3_quinn::BidiStream;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
 use crate::door::{Door, Peer};
-use crate::idle::Usage;
+use crate::idle::{InUse, Usage};
 use crate::ingest::Client;
 use crate::listen::{HEADER_BYTES_MAX, WRITE_MAX};
 use crate::quic::Arrived;
 use crate::webtransport::{self, Session};
 
+/// What has been answered last is still on its way, and goes with its connection.
+const LAST_PACKETS: Duration = Duration::from_millis(200);
 const ONE_SESSION: &str = "a connection has one WebTransport session: open another connection\n";
 const NO_SUCH_PATH: &str = "WebTransport sessions are at /v1/stream\n";
 
@@ -56,13 +59,20 @@ struct Begun {
 pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
     let (incoming, handshake) = arrived.take();
     let peer = incoming.remote_address();
+    // By UDP nothing says for whom a proxy connects.
+    if door.proxy_protocol && door.trusted_proxies.contain(peer.ip()) {
+        tracing::debug!(%peer, "a trusted proxy sent no PROXY header");
+        return incoming.refuse();
+    }
     let Some(seat) = door.seat(peer.ip()) else { return incoming.refuse() };
     let handshake_max = door.handshake_max();
     let connected = match incoming.accept() {
-        Ok(connecting) => timeout(handshake_max, connecting).await,
+        Ok(connecting) => {
+            drop(handshake); // what costs most of it is done; what waits now is a connection like others
+            timeout(handshake_max, connecting).await
+        }
         Err(error) => return tracing::debug!(%error, %peer, "a QUIC handshake failed"),
     };
-    drop(handshake);
     let quic = match connected {
         Ok(Ok(quic)) => quic,
         Ok(Err(error)) => return tracing::debug!(%error, %peer, "a QUIC handshake failed"),
@@ -79,7 +89,7 @@ pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
     let Ok(Ok(connection)) = built else { return tracing::debug!(%peer, "an HTTP/3 connection did not begin") };
     let usage = Usage::new(seat);
     tokio::select! {
-        () = serve(connection, quic, &usage, router, &door) => {}
+        () = serve(connection, quic, peer, &usage, router, &door) => {}
         () = usage.unused(handshake_max, door.idle()) => tracing::debug!(%peer, "a connection without a request was cut"),
     }
 }
@@ -87,6 +97,8 @@ pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
 async fn serve(
     mut connection: Connection,
     quic: quinn::Connection,
+    // Whose the handshake showed it to be: where packets come from now may not be proved yet.
+    peer: SocketAddr,
     usage: &Arc<Usage>,
     router: Router,
     door: &Arc<Door>,
@@ -99,7 +111,7 @@ async fn serve(
             biased;
             Some(opened) = opened.recv() => match opened {
                 Opened::Session(asked) if may_begin => {
-                    begun = begin(asked.0, asked.1, &quic, door).await;
+                    begun = begin(asked.0, asked.1, &quic, peer, door).await;
                     may_begin = begun.is_none();
                 }
                 Opened::Session(asked) => refuse(asked.1, StatusCode::TOO_MANY_REQUESTS, ONE_SESSION).await,
@@ -120,19 +132,26 @@ async fn serve(
                     return;
                 }
             }
-            () = usage.released(), if leaving => return,
+            () = async { usage.released().await; sleep(LAST_PACKETS).await }, if leaving => return,
             accepted = poll_fn(|cx| connection.poll_accept_request_stream(cx)) => {
                 let Ok(Some(stream)) = accepted else { return };
                 let resolver = connection.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
-                tokio::spawn(open(resolver, tell.clone(), quic.remote_address(), Arc::clone(usage), router.clone()));
+                let (in_use, door) = (usage.begin(), Arc::clone(door));
+                tokio::spawn(open(resolver, tell.clone(), peer, in_use, router.clone(), door));
             }
         }
     }
 }
 
 /// Reads a stream until it is clear what it is for. A request is answered; everything else goes back to the connection.
-async fn open(mut resolver: Resolver, tell: mpsc::Sender<Opened>, peer: SocketAddr, usage: Arc<Usage>, router: Router) {
-    let _in_use = usage.begin();
+async fn open(
+    mut resolver: Resolver,
+    tell: mpsc::Sender<Opened>,
+    peer: SocketAddr,
+    _in_use: InUse,
+    router: Router,
+    door: Arc<Door>,
+) {
     let resolved = async {
         match poll_fn(|cx| resolver.frame_stream.poll_next(cx)).await {
             Ok(Some(Frame::WebTransportStream(of))) => {
@@ -146,26 +165,33 @@ async fn open(mut resolver: Resolver, tell: mpsc::Sender<Opened>, peer: SocketAd
     };
     match timeout(WRITE_MAX, resolved).await {
         Ok(Ok(Ok((request, stream)))) => answer(request, stream, peer, router).await,
+        Ok(Ok(Err(Opened::Session(mut asked)))) => {
+            webtransport::name_user_agent(&mut asked.0);
+            // The routes judge every other request.
+            match door.judge(peer.ip(), &asked.0) {
+                Ok(()) => drop(tell.send(Opened::Session(asked)).await),
+                Err(blocked) => refuse(asked.1, StatusCode::FORBIDDEN, format!("{blocked}\n")).await,
+            }
+        }
         Ok(Ok(Err(opened))) => drop(tell.send(opened).await), // a connection that has ended needs nothing any more
         Ok(Err(error)) => tracing::debug!(%error, %peer, "an HTTP/3 request broke off"),
         Err(_) => tracing::debug!(%peer, "the head of an HTTP/3 request took too long"),
     }
 }
 
-async fn begin(mut request: Request<()>, mut stream: Stream, quic: &quinn::Connection, door: &Door) -> Option<Begun> {
-    let peer = quic.remote_address().ip();
-    webtransport::name_user_agent(&mut request);
-    // The routes judge every other request.
-    if let Err(blocked) = door.judge(peer, &request) {
-        refuse(stream, StatusCode::FORBIDDEN, format!("{blocked}\n")).await;
-        return None;
-    }
+async fn begin(
+    request: Request<()>,
+    mut stream: Stream,
+    quic: &quinn::Connection,
+    peer: SocketAddr,
+    door: &Door,
+) -> Option<Begun> {
     if request.uri().path() != webtransport::PATH {
         refuse(stream, StatusCode::NOT_FOUND, NO_SUCH_PATH).await;
         return None;
     }
     let id = SessionId::try_from(stream.send_id().into_inner()).ok()?;
-    let client = door.client(peer, request.headers());
+    let client = door.client(peer.ip(), request.headers());
     timeout(WRITE_MAX, stream.send_response(webtransport::accept())).await.ok()?.ok()?;
     Some(Begun { id, client, session: Session::new(stream, quic.clone()) })
 }

@@ -1,12 +1,14 @@
 //! Whether a connection is in use: who opens one and asks for nothing, or has been answered and stays, is cut.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use crate::crowd::Seat;
+use crate::listen::WRITE_MAX;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -17,26 +19,49 @@ pub struct Usage {
     since: Mutex<Instant>,
     asked: AtomicBool,
     open: AtomicUsize,
+    /// Answers whose next part waits for the client, and since when.
+    given: Mutex<HashMap<u64, Instant>>,
+    next: AtomicU64,
     /// Taken until nothing of the connection is left: a WebSocket goes on after the protocol that it began with has ended.
     _seat: Seat,
 }
 
 /// A request until its response has left, or a session. While one lives its connection is in use.
 #[derive(Debug)]
-pub struct InUse(Arc<Usage>);
+pub struct InUse {
+    usage: Arc<Usage>,
+    number: u64,
+}
+
+impl InUse {
+    /// A part of the answer was handed over: it is the client's turn to take it.
+    pub fn gave(&self) {
+        self.usage.given().insert(self.number, Instant::now());
+    }
+
+    /// It was taken, and the next one is wanted.
+    pub fn taken(&self) {
+        self.usage.given().remove(&self.number);
+    }
+}
 
 impl Usage {
     /// Of a connection that has just been accepted, in this place.
     pub fn new(seat: Seat) -> Arc<Self> {
         let (since, asked, open) = (Mutex::new(Instant::now()), AtomicBool::new(false), AtomicUsize::new(0));
-        Arc::new(Self { since, asked, open, _seat: seat })
+        let (given, next) = (Mutex::default(), AtomicU64::new(0));
+        Arc::new(Self { since, asked, open, given, next, _seat: seat })
     }
 
     /// A request begins.
     pub fn begin(self: &Arc<Self>) -> InUse {
         self.asked.store(true, Ordering::Relaxed);
         self.open.fetch_add(1, Ordering::Relaxed);
-        InUse(Arc::clone(self))
+        InUse { usage: Arc::clone(self), number: self.next.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    fn given(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns once nothing is open: at the end of a gateway, for a protocol that does not end its connections itself.
@@ -46,15 +71,20 @@ impl Usage {
         }
     }
 
-    /// Returns once the connection has been without a request for too long: `first` until its first, `idle` after its last.
+    /// Returns once the connection has been without a request for too long: `first` until its first, `idle` after its last; or once
+    /// its client has left a part of an answer where it is for [`WRITE_MAX`]. By HTTP/2 such a client may be there all the same.
     pub async fn unused(&self, first: Duration, idle: Duration) {
         loop {
+            let longest = self.given().values().min().copied();
+            if longest.is_some_and(|since| since.elapsed() >= WRITE_MAX) {
+                return;
+            }
             let since = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
             let asked = self.asked.load(Ordering::Relaxed);
             // In use: it is looked at again later, so that the end of a request has nobody to wake.
             let in_use = self.open.load(Ordering::Relaxed) > 0;
             let deadline = match (in_use, asked) {
-                (true, _) => Instant::now() + idle,
+                (true, _) => Instant::now() + idle.min(WRITE_MAX),
                 (false, true) => since + idle,
                 (false, false) => since + first,
             };
@@ -68,8 +98,9 @@ impl Usage {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.taken();
+        *self.usage.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.usage.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -6,14 +6,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use futures_util::FutureExt;
 use http::{HeaderValue, header};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -29,7 +29,7 @@ use tower::ServiceExt;
 use crate::config::Limits;
 use crate::crowd::Seat;
 use crate::door::{Door, Peer};
-use crate::idle::Usage;
+use crate::idle::{InUse, Usage};
 use crate::quic::Arrived;
 use crate::{http3, proxy_protocol, routes, tls};
 
@@ -307,12 +307,7 @@ impl Core {
                 let mut response = router.oneshot(request.map(Body::new)).await?;
                 headers(response.headers_mut());
                 // In use until the last of the answer has left.
-                Ok::<_, Infallible>(response.map(|body| {
-                    body.map_frame(move |frame| {
-                        let _ = &in_use;
-                        frame
-                    })
-                }))
+                Ok::<_, Infallible>(response.map(|body| Leaving { body, in_use }))
             }
         });
         if http2 {
@@ -322,6 +317,37 @@ impl Core {
             let served = http1.serve_connection(stream, service).with_upgrades();
             drive(served, |served| served.graceful_shutdown(), peer, &usage, &door).await;
         }
+    }
+}
+
+/// An answer on its way out.
+struct Leaving {
+    body: Body,
+    in_use: InUse,
+}
+
+impl hyper::body::Body for Leaving {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.in_use.taken();
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(polled, Poll::Ready(Some(_))) {
+            self.in_use.gave();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

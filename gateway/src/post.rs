@@ -18,7 +18,7 @@ use crate::unary::{self, Asked};
 use crate::validate;
 
 /// A body this slow is not a browser's.
-const BODY_MAX: Duration = Duration::from_secs(10);
+pub const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// `POST /v1/batch`: an `Envelope`; the answer is a `ServerFrame`, its status says the same.
 pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response {

@@ -123,7 +123,8 @@ impl<T: Transport> Session<T> {
     async fn run(&mut self) -> Result<(), End> {
         let idle = self.door.idle();
         let stop = self.door.stop.clone();
-        let (mut heard, mut asked) = (Instant::now(), false);
+        let began = Instant::now();
+        let (mut heard, mut asked) = (began, false);
         let mut answered = Vec::new();
         // Until when the client may still leave by itself, and whether it has said that it sends no more.
         let (mut leaving, mut bye): (Option<Instant>, bool) = (None, false);
@@ -131,7 +132,11 @@ impl<T: Transport> Session<T> {
             if bye && self.in_flight == 0 {
                 return Ok(());
             }
-            let deadline = leaving.unwrap_or(heard + idle * if asked { 2 } else { 1 });
+            let deadline = match (leaving, &self.site) {
+                (Some(until), _) => until,
+                (None, None) => began + self.door.handshake_max(),
+                (None, Some(_)) => heard + idle * if asked { 2 } else { 1 },
+            };
             tokio::select! {
                 biased;
                 count = self.answers.recv_many(&mut answered, IN_FLIGHT_MAX) => {
@@ -145,6 +150,9 @@ impl<T: Transport> Session<T> {
                     self.send(&[frame(Frame::Drain(Drain { within_ms: DRAIN_WITHIN_MS }))]).await?;
                 }
                 () = sleep_until(deadline) => {
+                    if leaving.is_none() && self.site.is_none() {
+                        return Err(refused(Reason::HelloMissing));
+                    }
                     if leaving.is_some() || asked {
                         return Err(End::Close(Close::Away));
                     }

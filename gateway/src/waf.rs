@@ -1,6 +1,6 @@
 //! Rules of the operator's over requests: what is only counted, and what is turned away, whatever it asks for.
 //!
-//! [`file`] is where they come from, [`rules`] reads them, [`condition`] and [`rate`] judge a request by one. The file is looked at
+//! [`mod@file`] is where they come from, [`rules`] reads them, [`condition`] and [`rate`] judge a request by one. The file is looked at
 //! again every few seconds: another one takes effect whole, a wrong one not at all.
 
 mod condition;

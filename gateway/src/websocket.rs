@@ -122,6 +122,7 @@ pub fn close_code(reason: Reason) -> CloseCode {
         Reason::FrameTooLarge => CloseCode::Size,
         Reason::TextFrame => CloseCode::Unsupported,
         Reason::UnknownSite | Reason::WrongOrigin | Reason::HelloMissing => CloseCode::Policy,
+        Reason::Unavailable => CloseCode::Again,
         _ => CloseCode::Invalid,
     }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone};
@@ -51,15 +51,16 @@ impl OwnCertificate {
 
     /// Makes a new one in time, until `stop`. The gateway takes it from the file.
     pub async fn renew(self, stop: CancellationToken) {
-        let mut made = std::time::Instant::now();
+        // By the wall clock: a steady one stands still while a machine sleeps, and the certificate's end does not wait for it.
+        let mut made = SystemTime::now();
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-            if made.elapsed() < RENEW_AFTER {
+            if made.elapsed().is_ok_and(|age| age < RENEW_AFTER) {
                 continue;
             }
             match write(&self.file) {
                 Ok(hash) => {
                     *self.hash.write().unwrap_or_else(PoisonError::into_inner) = hash;
-                    made = std::time::Instant::now();
+                    made = SystemTime::now();
                 }
                 Err(error) => warn!(%error, "the certificate could not be renewed; this is tried again"),
             }

@@ -335,7 +335,7 @@ async fn shows(gateway: SocketAddr, certificate: &Path) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_connects_and_asks_for_nothing_is_cut_on_every_protocol() {
+async fn who_connects_and_asks_for_nothing_or_for_half_is_cut() {
     let instance = Instance::start().await;
     let gateway = instance.second_gateway("[limits]\nhandshake_s = 1").await;
     let plain = || async { TcpStream::connect(gateway.address).await.unwrap() };
@@ -347,9 +347,19 @@ async fn who_connects_and_asks_for_nothing_is_cut_on_every_protocol() {
     only_preface.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut slow_head = plain().await;
     slow_head.write_all(b"GET /live HTTP/1.1\r\nhost: a\r\nx-slow: ").await.unwrap();
-    for (what, mut stream) in
-        [("silent", silent), ("half a preface", slow_preface), ("a preface", only_preface), ("half a head", slow_head)]
-    {
+    let mut no_body = plain().await;
+    let call = "POST /tideline.agent.v1.Agent/Send HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc-web+proto\r\n";
+    no_body.write_all(format!("{call}content-length: 100\r\n\r\n").as_bytes()).await.unwrap();
+    let mut no_handshake = TcpStream::connect(gateway.tls).await.unwrap();
+    no_handshake.write_all(&[22, 3, 1]).await.unwrap();
+    for (what, mut stream) in [
+        ("silent", silent),
+        ("half a preface", slow_preface),
+        ("a preface", only_preface),
+        ("half a head", slow_head),
+        ("a call without its body", no_body),
+        ("half a TLS record", no_handshake),
+    ] {
         let mut bytes = Vec::new();
         // What the gateway still says (its settings, a 408) is not looked at; that it ends is.
         let ended = tokio::time::timeout(ANSWER_MAX, stream.read_to_end(&mut bytes)).await;
