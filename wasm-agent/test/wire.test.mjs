@@ -88,6 +88,9 @@ const session = () => {
   return peer;
 };
 
+// Not every Node has one, and those that do name themselves in it.
+Object.defineProperty(globalThis, 'navigator', { value: { userAgent: 'Browser/1 (X11; a & b)' }, configurable: true });
+
 // Connects to it; gives { peer, transport, frames, closed }, opened.
 const connected = async (base, hash) => {
   const peer = session();
@@ -103,7 +106,7 @@ const connected = async (base, hash) => {
 
 test('WebTransport puts every frame on one stream behind its length', async () => {
   const { peer, transport, frames, closed } = await connected('https://stats.example/edge/');
-  assert.equal(peer.url, 'https://stats.example/edge/v1/stream');
+  assert.equal(peer.url, 'https://stats.example/edge/v1/stream?user-agent=Browser%2F1%20(X11%3B%20a%20%26%20b)');
   assert.deepEqual(peer.options, { requireUnreliable: false, serverCertificateHashes: [] });
   for (const length of [2, 300]) await transport.send(filled(length));
   assert.deepEqual(taken(lengthHead, [Uint8Array.from(peer.sent)]), [filled(2), filled(300)]);
