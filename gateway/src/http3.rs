@@ -57,7 +57,7 @@ struct Begun {
 
 /// From the client's first packet to the connection's end.
 pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
-    let (incoming, handshake) = arrived.take();
+    let (incoming, unproved) = arrived.take();
     let peer = incoming.remote_address();
     // By UDP nothing says for whom a proxy connects.
     if door.proxy_protocol && door.trusted_proxies.contain(peer.ip()) {
@@ -67,12 +67,10 @@ pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
     let Some(seat) = door.seat(peer.ip()) else { return incoming.refuse() };
     let handshake_max = door.handshake_max();
     let connected = match incoming.accept() {
-        Ok(connecting) => {
-            drop(handshake); // what costs most of it is done; what waits now is a connection like others
-            timeout(handshake_max, connecting).await
-        }
+        Ok(connecting) => timeout(handshake_max, connecting).await,
         Err(error) => return tracing::debug!(%error, %peer, "a QUIC handshake failed"),
     };
+    drop(unproved);
     let quic = match connected {
         Ok(Ok(quic)) => quic,
         Ok(Err(error)) => return tracing::debug!(%error, %peer, "a QUIC handshake failed"),

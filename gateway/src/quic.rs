@@ -21,10 +21,11 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 /// WebTransport asks for datagrams. Nobody sends any, so they get no room.
 const DATAGRAM_BYTES: usize = 1200;
-/// Handshakes at once, the dearest that a stranger can ask for: some 10 ms each on one core, times what may wait for a second.
-const HANDSHAKES_MAX: usize = 256;
-/// From so many on, a client must show that its address is its own before anything is computed for it.
-const VALIDATE_FROM: usize = 32;
+/// Unfinished handshakes of clients whose address nobody has proved. Beyond them a client must first show that it is its own; from
+/// then on it is held to the limits of its address, as by TCP.
+const UNPROVED_MAX: usize = 32;
+/// First packets that wait for the endpoint.
+const INCOMING_MAX: usize = 512;
 /// Bytes kept of what strangers sent before their handshake begins, of one and of all.
 const EARLY_BYTES_MAX: u64 = 16 * 1024;
 const EARLY_BYTES_MAX_ALL: u64 = 4 * 1024 * 1024;
@@ -37,13 +38,14 @@ const DRAIN_MAX: Duration = Duration::from_secs(9);
 #[derive(Debug)]
 pub struct Arrived {
     incoming: Incoming,
-    handshake: OwnedSemaphorePermit,
+    /// Of a client that has not proved its address, until its handshake is over.
+    unproved: Option<OwnedSemaphorePermit>,
 }
 
 impl Arrived {
     /// The handshake, and what is to be dropped when it is over.
-    pub fn take(self) -> (Incoming, OwnedSemaphorePermit) {
-        (self.incoming, self.handshake)
+    pub fn take(self) -> (Incoming, Option<OwnedSemaphorePermit>) {
+        (self.incoming, self.unproved)
     }
 
     /// Says no.
@@ -86,7 +88,7 @@ async fn serve(
 ) -> io::Result<()> {
     let config = server_config(Arc::clone(&crypto), &limits.borrow_and_update());
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let unproved = Arc::new(Semaphore::new(UNPROVED_MAX));
     let mut turn = 0;
     loop {
         let incoming = tokio::select! {
@@ -100,20 +102,18 @@ async fn serve(
             incoming = endpoint.accept() => incoming,
         };
         let Some(incoming) = incoming else { break };
-        let busy = HANDSHAKES_MAX - handshakes.available_permits() >= VALIDATE_FROM;
-        if busy && !incoming.remote_address_validated() && incoming.may_retry() {
-            if let Err(error) = incoming.retry() {
-                tracing::debug!(%error, "a client could not be asked for its address");
+        let unproved = match Arc::clone(&unproved).try_acquire_owned() {
+            _ if incoming.remote_address_validated() => None,
+            Ok(permit) => Some(permit),
+            Err(_) => {
+                if let Err(error) = incoming.retry() {
+                    tracing::debug!(%error, "a client could not be asked for its address");
+                }
+                continue;
             }
-            continue;
-        }
-        // Without an answer it sends its first packet again, later.
-        let Ok(handshake) = Arc::clone(&handshakes).try_acquire_owned() else {
-            incoming.ignore();
-            continue;
         };
         turn = (turn + 1) % cores.len();
-        hand_over(&cores, turn, Arrived { incoming, handshake });
+        hand_over(&cores, turn, Arrived { incoming, unproved });
     }
     endpoint.set_server_config(None);
     drop(cores);
@@ -150,7 +150,7 @@ fn server_config(crypto: Arc<QuicServerConfig>, limits: &Limits) -> ServerConfig
     config
         .transport_config(Arc::new(transport))
         .migration(true)
-        .max_incoming(2 * HANDSHAKES_MAX)
+        .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(EARLY_BYTES_MAX)
         .incoming_buffer_size_total(EARLY_BYTES_MAX_ALL);
     config

@@ -114,7 +114,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     let mut folder = Folder::open(&config.data)?;
     let geo = config.geo_database.as_deref().map(Geo::try_open).transpose()?.map(Arc::new);
     let waf = Arc::new(Waf::try_new(config.waf_rules.as_deref(), geo.clone(), Arc::clone(&metrics))?);
-    let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&waf).follow()));
+    let _following_rules = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&waf).follow()));
     let ingest = Arc::new(Ingest {
         sites: Sites::default(),
         clock: Clock::new(),
@@ -198,7 +198,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     let delivery = Arc::clone(&entrance.delivery);
 
     // From the page to the log.
-    let _following = certificates.map(|certificates| AbortOnDropHandle::new(tokio::spawn(certificates.follow())));
+    let _following_files = certificates.map(|certificates| AbortOnDropHandle::new(tokio::spawn(certificates.follow())));
     let room = Arc::new(Semaphore::new(ROOM_KIB as usize));
     let throttles = Arc::new(Throttles::new(&config.limits));
     let forgetful = Arc::clone(&throttles);

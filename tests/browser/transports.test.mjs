@@ -53,7 +53,6 @@ for (const [transport, lets] of Object.entries(LADDER)) {
 
 describe('a visit is counted once', { concurrency: true }, () => {
   for (const transport of Object.keys(LADDER)) {
-    // Chromium names no user agent when it opens a session of WebTransport, and a gateway takes that for a program.
     test(`a visit carried by ${transport} is counted once`, LIMITS, async () => {
       await sleep(Math.max(0, settled - Date.now()));
       await assertCounted(instance, transport);
