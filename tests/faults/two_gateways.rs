@@ -125,5 +125,5 @@ async fn a_rolling_restart_behind_haproxy_costs_pages_a_reconnect_and_nothing_el
     let sent = load.finish(MORE_MAX).await.unwrap();
     audit::exactly(&region, &sent).await.unwrap();
     assert!(sent.reconnects >= 30, "every page was on one of them: {} reconnects", sent.reconnects);
-    assert_eq!(sent.broken, 0, "of {} reconnects so many were not asked for", sent.reconnects);
+    assert!(sent.broken.is_empty(), "of {} reconnects some were not asked for: {:?}", sent.reconnects, sent.broken);
 }

@@ -23,12 +23,12 @@ pub struct HaProxy {
 
 impl HaProxy {
     /// In front of these gateways, each with its admin address, which is asked five times a second. A gateway that is not ready
-    /// gets no new connection; open ones stay until it closes them.
+    /// gets no new connection; open ones stay until it closes them. One that only takes its time to say so is ready.
     pub fn start_checking(gateways: &[(SocketAddr, SocketAddr)], folder: &Path) -> Self {
         let (port, stats) = (free_port(), free_port());
         let mut config = format!(
             "global\n  maxconn 1000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
-             timeout tunnel 1h\n  retries 3\n  option redispatch\nfrontend pages\n  bind 127.0.0.1:{port}\n  \
+             timeout tunnel 1h\n  timeout check 5s\n  retries 3\n  option redispatch\nfrontend pages\n  bind 127.0.0.1:{port}\n  \
              default_backend gateways\nfrontend stats\n  bind 127.0.0.1:{stats}\n  stats enable\n  stats uri /stats\n\
              backend gateways\n  balance leastconn\n  option httpchk GET /ready\n"
         );

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use proto::agent::{Batch, Event, client_frame, server_frame};
+use proto::agent::{Batch, Drain, Event, client_frame, server_frame};
 use proto::limits::PAGEVIEW;
 use proto::sid::Sid;
 use rand::rngs::SmallRng;
@@ -49,8 +49,8 @@ enum Ended {
     Done,
     /// The gateway asked for it.
     Drained(Duration),
-    /// It broke.
-    Broken,
+    /// It broke: what was seen of it.
+    Broken(String),
 }
 
 impl Agent {
@@ -74,14 +74,15 @@ impl Agent {
         loop {
             let door = *self.shared.doors.lock().unwrap().choose(&mut self.random).expect("a gateway to send to");
             let ended = match timeout(CONNECT_MAX, self.connect(door)).await {
-                Ok(Some(page)) => self.converse(page).await,
-                Ok(None) | Err(_) => Ended::Broken,
+                Ok(Ok(page)) => self.converse(page).await,
+                Ok(Err(ended)) => ended,
+                Err(_) => Ended::Broken("no welcome in time".into()),
             };
             let pause = match ended {
                 Ended::Done => return,
                 Ended::Drained(within) => within.mul_f64(self.random.random_range(0.0..1.0)),
-                Ended::Broken => {
-                    self.shared.sent.lock().unwrap().broken += 1;
+                Ended::Broken(how) => {
+                    *self.shared.sent.lock().unwrap().broken.entry(how).or_default() += 1;
                     Duration::from_millis(self.random.random_range(50..400))
                 }
             };
@@ -90,11 +91,19 @@ impl Agent {
         }
     }
 
-    async fn connect(&self, door: SocketAddr) -> Option<Page> {
+    async fn connect(&self, door: SocketAddr) -> Result<Page, Ended> {
         let visitor = Visitor { forwarded_for: Some(&self.address), ..Default::default() };
-        let mut page = Page::try_connect(door, &visitor).await.ok()?;
-        page.try_hello(crate::SITE).await.ok()?;
-        matches!(page.frame_or_closed().await, Some(server_frame::Frame::Welcome(_))).then_some(page)
+        let mut page = Page::try_connect(door, &visitor)
+            .await
+            .map_err(|error| Ended::Broken(format!("not connected: {error}")))?;
+        page.try_hello(crate::SITE).await.map_err(|_| Ended::Broken("no hello".into()))?;
+        match page.frame_or_closed().await {
+            Some(server_frame::Frame::Welcome(_)) => Ok(page),
+            // It came to a gateway that had just begun to leave.
+            Some(server_frame::Frame::Drain(drain)) => Err(drained(drain)),
+            Some(_) => Err(Ended::Broken("refused instead of welcomed".into())),
+            None => Err(Ended::Broken("closed instead of welcomed".into())),
+        }
     }
 
     /// Sends what is open, then makes and sends batches and takes answers.
@@ -102,7 +111,7 @@ impl Agent {
         let open: Vec<Batch> = self.open.values().cloned().collect();
         for batch in &open {
             if self.transmit(&mut page, batch).await.is_err() {
-                return Ended::Broken;
+                return Ended::Broken("what was open could not be sent".into());
             }
         }
         let stop = self.shared.stop.clone();
@@ -121,7 +130,7 @@ impl Agent {
                     heard = Instant::now();
                     match frame {
                         Some(frame) => if let Some(ended) = self.hear(&mut page, frame).await { return ended },
-                        None => return Ended::Broken,
+                        None => return Ended::Broken("closed".into()),
                     }
                 }
                 () = tokio::time::sleep_until(next), if may_make => {
@@ -129,9 +138,9 @@ impl Agent {
                     next = next.max(Instant::now());
                     if self.shared.pauses.load(Ordering::SeqCst) { continue }
                     let batch = self.something();
-                    if self.transmit(&mut page, &batch).await.is_err() { return Ended::Broken }
+                    if self.transmit(&mut page, &batch).await.is_err() { return Ended::Broken("a batch could not be sent".into()) }
                 }
-                () = tokio::time::sleep_until(heard + SILENCE_MAX) => return Ended::Broken,
+                () = tokio::time::sleep_until(heard + SILENCE_MAX) => return Ended::Broken("silent".into()),
                 () = stop.cancelled(), if may_make => {}
             }
         }
@@ -150,16 +159,16 @@ impl Agent {
                 sleep(Duration::from_millis(throttle.wait_ms.into()).min(CONNECT_MAX)).await;
                 let stream = Sid::try_new(&throttle.sid).ok()?;
                 let batch = self.open.get(&(stream, throttle.seq)).cloned()?;
-                self.transmit(page, &batch).await.is_err().then_some(Ended::Broken)
+                self.transmit(page, &batch).await.is_err().then(|| Ended::Broken("closed after a throttle".into()))
             }
-            server_frame::Frame::Drain(drain) => Some(Ended::Drained(Duration::from_millis(drain.within_ms.into()))),
+            server_frame::Frame::Drain(drain) => Some(drained(drain)),
             server_frame::Frame::Reject(reject) => {
                 // A gateway that takes nothing for a while says so; anything else is an answer that a right batch must not get.
                 if reject.reason() != proto::agent::Reason::Unavailable {
                     let words = format!("{:?} of {:?}: {}", reject.reason(), reject.seq, reject.message);
                     self.shared.sent.lock().unwrap().refusals.push(words);
                 }
-                Some(Ended::Broken)
+                Some(Ended::Broken("refused".into()))
             }
             server_frame::Frame::Welcome(_) | server_frame::Frame::Config(_) => None,
         }
@@ -226,4 +235,8 @@ impl Agent {
         let sent = timeout(CONNECT_MAX, page.try_send(client_frame::Frame::Batch(envelope(batch)))).await;
         sent.map_err(|_| ())?.map_err(|_| ())
     }
+}
+
+fn drained(drain: Drain) -> Ended {
+    Ended::Drained(Duration::from_millis(drain.within_ms.into()))
 }

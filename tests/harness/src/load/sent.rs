@@ -25,8 +25,8 @@ pub struct Sent {
     pub invalid: BTreeMap<String, u64>,
     /// Connections that were lost or refused and made again.
     pub reconnects: u64,
-    /// Of these, without a Drain before and not asked for by the page.
-    pub broken: u64,
+    /// Of these, without a Drain before and not asked for by the page: what was seen of them, and how often.
+    pub broken: BTreeMap<String, u64>,
     /// Answers that a batch which is right must not get, in words.
     pub refusals: Vec<String>,
     /// Visitors.
@@ -95,7 +95,9 @@ impl Sent {
         self.transmissions += other.transmissions;
         self.custom += other.custom;
         self.reconnects += other.reconnects;
-        self.broken += other.broken;
+        for (how, times) in other.broken {
+            *self.broken.entry(how).or_default() += times;
+        }
         self.refusals.extend(other.refusals);
         self.visitors += other.visitors;
         self
