@@ -14,7 +14,6 @@ use h3::proto::frame::Frame;
 use h3::server::RequestStream;
 use h3::stream::BufRecvStream;
 use h3::webtransport::SessionId;
-use h3_quinn::BidiStream;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -28,24 +27,33 @@ use crate::listen::{HEADER_BYTES_MAX, WRITE_MAX};
 use crate::quic::Arrived;
 use crate::webtransport::{self, Session};
 
+mod budget;
+
+pub use budget::{Budget, CountedRecv};
+use budget::{Counted, CountedBidi};
+
 /// What has been answered last is still on its way, and goes with its connection.
 const LAST_PACKETS: Duration = Duration::from_millis(200);
+/// Streams that are neither requests nor of the session: h3 remembers each until its connection ends.
+const STRAYS_MAX: u32 = 16;
 const ONE_SESSION: &str = "a connection has one WebTransport session: open another connection\n";
 const NO_SUCH_PATH: &str = "WebTransport sessions are at /v1/stream\n";
 
-type Connection = h3::server::Connection<h3_quinn::Connection, Bytes>;
-type Resolver = h3::server::RequestResolver<h3_quinn::Connection, Bytes>;
+type Connection = h3::server::Connection<Counted, Bytes>;
+type Resolver = h3::server::RequestResolver<Counted, Bytes>;
 /// The stream of a request.
-pub type Stream = RequestStream<BidiStream<Bytes>, Bytes>;
+pub type Stream = RequestStream<CountedBidi, Bytes>;
 /// A stream of a session, behind the bytes that say so.
-pub type SessionStream = BufRecvStream<BidiStream<Bytes>, Bytes>;
+pub type SessionStream = BufRecvStream<CountedBidi, Bytes>;
 
 /// What a client's stream turned out to be for, where it is not an ordinary request.
 enum Opened {
     /// The request to begin a session.
     Session(Box<(Request<()>, Stream)>),
     /// Of the session that it names.
-    Stream(SessionId, Box<SessionStream>),
+    Stream(SessionId, Box<(SessionStream, Arc<Budget>)>),
+    /// It never became clear.
+    Stray,
 }
 
 /// A session whose own stream has not come yet.
@@ -83,7 +91,7 @@ pub async fn connection(arrived: Arrived, router: Router, door: Arc<Door>) {
         .enable_datagram(true)
         .max_webtransport_sessions(1)
         .send_grease(false);
-    let built = timeout(handshake_max, http.build(h3_quinn::Connection::new(quic.clone()))).await;
+    let built = timeout(handshake_max, http.build(Counted::new(quic.clone()))).await;
     let Ok(Ok(connection)) = built else { return tracing::debug!(%peer, "an HTTP/3 connection did not begin") };
     let usage = Usage::new(seat);
     tokio::select! {
@@ -103,7 +111,7 @@ async fn serve(
 ) {
     let (tell, mut opened) = mpsc::channel(1);
     // A connection has one session, and that has one stream.
-    let (mut begun, mut may_begin, mut leaving) = (None, true, false);
+    let (mut begun, mut may_begin, mut leaving, mut strays) = (None, true, false, 0);
     loop {
         tokio::select! {
             biased;
@@ -118,11 +126,13 @@ async fn serve(
                         let (in_use, door) = (usage.begin(), Arc::clone(door));
                         door.sessions.clone().spawn(async move {
                             let _in_use = in_use;
-                            session.serve(*stream, client, door).await;
+                            let (stream, budget) = *stream;
+                            session.serve(stream, budget, client, door).await;
                         });
                     }
-                    None => drop(stream), // which ends it
+                    None => strays += 1, // the stream ends with this
                 },
+                Opened::Stray => strays += 1,
             },
             () = door.stop.cancelled(), if !leaving => {
                 leaving = true; // what has been asked is answered
@@ -133,9 +143,13 @@ async fn serve(
             () = async { usage.released().await; sleep(LAST_PACKETS).await }, if leaving => return,
             accepted = poll_fn(|cx| connection.poll_accept_request_stream(cx)) => {
                 let Ok(Some(stream)) = accepted else { return };
+                if strays > STRAYS_MAX {
+                    return tracing::debug!(%peer, "a connection with streams for nothing was cut");
+                }
+                let budget = stream.budget();
                 let resolver = connection.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
                 let (in_use, door) = (usage.begin(), Arc::clone(door));
-                tokio::spawn(open(resolver, tell.clone(), peer, in_use, router.clone(), door));
+                tokio::spawn(open((resolver, budget), tell.clone(), peer, in_use, router.clone(), door));
             }
         }
     }
@@ -143,7 +157,7 @@ async fn serve(
 
 /// Reads a stream until it is clear what it is for. A request is answered; everything else goes back to the connection.
 async fn open(
-    mut resolver: Resolver,
+    (mut resolver, budget): (Resolver, Arc<Budget>),
     tell: mpsc::Sender<Opened>,
     peer: SocketAddr,
     _in_use: InUse,
@@ -153,7 +167,7 @@ async fn open(
     let resolved = async {
         match poll_fn(|cx| resolver.frame_stream.poll_next(cx)).await {
             Ok(Some(Frame::WebTransportStream(of))) => {
-                Ok(Err(Opened::Stream(of, Box::new(resolver.frame_stream.into_inner()))))
+                Ok(Err(Opened::Stream(of, Box::new((resolver.frame_stream.into_inner(), Arc::clone(&budget))))))
             }
             frame => match resolver.accept_with_frame(frame)?.resolve().await? {
                 asked if wants_session(&asked.0) => Ok(Err(Opened::Session(Box::new(asked)))),
@@ -162,7 +176,7 @@ async fn open(
         }
     };
     match timeout(WRITE_MAX, resolved).await {
-        Ok(Ok(Ok((request, stream)))) => answer(request, stream, peer, router).await,
+        Ok(Ok(Ok((request, stream)))) => answer(request, (stream, budget), peer, router).await,
         Ok(Ok(Err(Opened::Session(mut asked)))) => {
             webtransport::name_user_agent(&mut asked.0);
             // The routes judge every other request.
@@ -172,8 +186,14 @@ async fn open(
             }
         }
         Ok(Ok(Err(opened))) => drop(tell.send(opened).await), // a connection that has ended needs nothing any more
-        Ok(Err(error)) => tracing::debug!(%error, %peer, "an HTTP/3 request broke off"),
-        Err(_) => tracing::debug!(%peer, "the head of an HTTP/3 request took too long"),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, %peer, "an HTTP/3 request broke off");
+            drop(tell.send(Opened::Stray).await);
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "the head of an HTTP/3 request took too long");
+            drop(tell.send(Opened::Stray).await);
+        }
     }
 }
 
@@ -210,13 +230,16 @@ async fn refuse(mut stream: Stream, status: StatusCode, why: impl Into<Bytes>) {
 }
 
 /// An ordinary request, answered by the same routes as every other.
-async fn answer(request: Request<()>, stream: Stream, peer: SocketAddr, router: Router) {
+async fn answer(request: Request<()>, (stream, budget): (Stream, Arc<Budget>), peer: SocketAddr, router: Router) {
     let (mut to, from) = stream.split();
-    let body = futures_util::stream::unfold(from, |mut from| async move {
+    let body = futures_util::stream::unfold((from, budget), |(mut from, budget)| async move {
         match from.recv_data().await {
-            Ok(Some(mut data)) => Some((Ok(data.copy_to_bytes(data.remaining())), from)),
+            Ok(Some(mut data)) => {
+                budget.renew();
+                Some((Ok(data.copy_to_bytes(data.remaining())), (from, budget)))
+            }
             Ok(None) => None,
-            Err(error) => Some((Err(error), from)),
+            Err(error) => Some((Err(error), (from, budget))),
         }
     });
     let mut request = request.map(|()| Body::from_stream(body));

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub waf_hits: Family<RuleLabel, Counter>,
     /// Changed rules that could not be used.
     pub waf_reload_failures: Counter,
+    /// Requests that passed a rule's rate because it could remember no more clients.
+    pub waf_unremembered: Counter,
     /// Batches that went towards the log, by transport.
     pub batches: Family<TransportLabel, Counter>,
     /// Batches and frames not taken, and batches finally refused, by reason.
@@ -96,6 +98,7 @@ impl Metrics {
             connections_refused: Family::default(),
             waf_hits: Family::default(),
             waf_reload_failures: Counter::default(),
+            waf_unremembered: Counter::default(),
             batches: Family::default(),
             refusals: Family::default(),
             throttled: Counter::default(),
@@ -128,6 +131,11 @@ impl Metrics {
             "tideline_gateway_waf_reload_failures",
             "Changed rules that could not be used",
             m.waf_reload_failures,
+        );
+        registry.register(
+            "tideline_gateway_waf_unremembered",
+            "Requests that passed a full table of clients",
+            m.waf_unremembered,
         );
         registry.register("tideline_gateway_batches", "Batches that went towards the log", m.batches);
         registry.register("tideline_gateway_refusals", "Batches and frames refused", m.refusals);

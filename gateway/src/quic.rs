@@ -17,8 +17,10 @@ use crate::config::Limits;
 
 /// Of one connection at once: an agent has one and now and then asks for a file.
 const STREAMS_MAX: u32 = 16;
-const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// What QUIC holds of one stream that nobody has read yet.
+pub const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// And of all streams of a connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 /// WebTransport asks for datagrams. Nobody sends any, so they get no room.
 const DATAGRAM_BYTES: usize = 1200;
 /// Unfinished handshakes of clients whose address nobody has proved. Beyond them a client must first show that it is its own; from

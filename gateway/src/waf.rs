@@ -110,7 +110,8 @@ impl Waf {
             let waf = Arc::clone(&self);
             // The core that this runs on has other work than waiting for a disk.
             let looked = tokio::task::spawn_blocking(move || {
-                waf.rules.read().unwrap_or_else(PoisonError::into_inner).forget_idle();
+                let unremembered = waf.rules.read().unwrap_or_else(PoisonError::into_inner).forget_idle();
+                waf.metrics.waf_unremembered.inc_by(unremembered);
                 waf.look()
             });
             match looked.await {

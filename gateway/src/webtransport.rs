@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h3::server::RequestStream;
-use h3_quinn::{RecvStream, SendStream};
+use h3_quinn::SendStream;
 use http::{HeaderValue, Request, Response, header};
 use proto::Message as _;
 use proto::agent::{Reason, ServerFrame};
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use crate::door::Door;
-use crate::http3::{self, SessionStream};
+use crate::http3::{self, Budget, CountedRecv, SessionStream};
 use crate::ingest::Client;
 use crate::session::{self, Close, Gone, Received, Transport};
 use crate::{validate, websocket};
@@ -63,8 +63,8 @@ pub fn accept() -> Response<()> {
 pub struct Session {
     /// The request's own stream.
     request: RequestStream<SendStream<Bytes>, Bytes>,
-    /// Its other half: its end is the session's.
-    ended: RequestStream<RecvStream, Bytes>,
+    /// Its other half: its end is the session's. What comes on it is read by nobody, and its budget not renewed.
+    ended: RequestStream<CountedRecv, Bytes>,
     quic: quinn::Connection,
 }
 
@@ -76,8 +76,8 @@ impl Session {
     }
 
     /// Serves the agent on the other end of `stream` until the session is over.
-    pub async fn serve(self, stream: SessionStream, client: Client, door: Arc<Door>) {
-        let transport = WebTransport { session: self, stream, buffer: BytesMut::new(), asked: None };
+    pub async fn serve(self, stream: SessionStream, budget: Arc<Budget>, client: Client, door: Arc<Door>) {
+        let transport = WebTransport { session: self, stream, budget, buffer: BytesMut::new(), asked: None };
         session::serve(transport, client, door).await;
     }
 }
@@ -85,6 +85,7 @@ impl Session {
 struct WebTransport {
     session: Session,
     stream: SessionStream,
+    budget: Arc<Budget>,
     /// What has come of the next frames.
     buffer: BytesMut,
     /// Packets that had come when the client was asked whether it is there. QUIC asks, this only looks.
@@ -95,12 +96,12 @@ impl Transport for WebTransport {
     const NAME: &'static str = "webtransport";
 
     async fn receive(&mut self) -> Received {
-        let Self { session: Session { ended, quic, .. }, stream, buffer, asked } = self;
+        let Self { session: Session { ended, quic, .. }, stream, budget, buffer, asked } = self;
         // Whoever has begun a frame and does not end it is not alive, whatever its packets say.
         let alive = alive(quic, asked.filter(|_| buffer.is_empty()));
         let received = tokio::select! {
             biased;
-            received = read(stream, buffer) => received,
+            received = read(stream, budget, buffer) => received,
             () = end(ended) => Received::Gone,
             () = alive => Received::Alive,
         };
@@ -151,12 +152,12 @@ fn capsule(code: u16, reason: &'static str) -> Bytes {
 }
 
 /// Until the client ends the session. Dropped before that, it has lost nothing that anybody reads.
-async fn end(ended: &mut RequestStream<RecvStream, Bytes>) {
+async fn end(ended: &mut RequestStream<CountedRecv, Bytes>) {
     while let Ok(Some(_)) = ended.recv_data().await {}
 }
 
 /// The next frame. Dropped before it is ready, it has lost nothing: what has come is in `buffer`.
-async fn read(stream: &mut SessionStream, buffer: &mut BytesMut) -> Received {
+async fn read(stream: &mut SessionStream, budget: &Budget, buffer: &mut BytesMut) -> Received {
     loop {
         match split_frame(buffer) {
             Ok(Some(frame)) => return Received::Frame(frame),
@@ -168,7 +169,7 @@ async fn read(stream: &mut SessionStream, buffer: &mut BytesMut) -> Received {
         }
         match stream.read_buf(buffer).await {
             Ok(0) | Err(_) => return Received::Gone,
-            Ok(_) => {}
+            Ok(_) => budget.renew(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use harness::quic::{self, wire};
 use harness::webtransport::{ConnectingError, Session};
 use proto::Message as _;
 use proto::agent::{Reason, server_frame};
@@ -196,4 +197,65 @@ fn reconfigure(gateway: &SecondGateway, change: impl Fn(&mut toml::Table)) {
     change(&mut config);
     std::fs::write(&gateway.file, config.to_string()).unwrap();
     gateway.hang_up();
+}
+
+/// Much more than the gateway holds of one connection.
+const ENDLESS_BYTES: usize = 8 * 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_http3_a_frame_that_announces_more_than_may_be_held_ends_its_stream_and_long_sessions_go_on() {
+    let instance = Instance::start().await;
+    let certificate = instance.data().join("run/certificate.pem");
+    let gateway = instance.second_gateway("").await;
+    let mut good = Session::open(gateway.tls, &certificate).await;
+    let connect = || quic::connect(gateway.tls, &certificate, None);
+
+    let connection = connect().await;
+    let mut control = connection.open_uni().await.unwrap();
+    control.write_all(&wire::CONTROL).await.unwrap();
+    assert!(stopped_after(&mut control).await < ENDLESS_BYTES / 8, "the control stream");
+    connection.closed().await;
+
+    let connection = connect().await;
+    let mut control = connection.open_uni().await.unwrap();
+    control.write_all(&wire::CONTROL).await.unwrap();
+    let (mut request, _answer) = connection.open_bi().await.unwrap();
+    assert!(stopped_after(&mut request).await < ENDLESS_BYTES / 8, "a frame before the head");
+    let (mut session, mut answer) = connection.open_bi().await.unwrap();
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "webtransport"),
+        (":scheme", "https"),
+        (":authority", "localhost"),
+        (":path", "/v1/stream"),
+        ("origin", ORIGIN),
+        ("user-agent", CHROME),
+    ];
+    session.write_all(&quic::headers(&fields)).await.unwrap();
+    answer.read_exact(&mut [0]).await.unwrap();
+    let (mut stream, _frames) = connection.open_bi().await.unwrap();
+    stream.write_all(&[0x40, 0x41, u64::from(quinn::VarInt::from(session.id())) as u8]).await.unwrap();
+    assert!(stopped_after(&mut session).await < ENDLESS_BYTES / 8, "the stream of a session's request");
+
+    // In all more than is held at once: what has been read makes room.
+    let stream = sid(now_ms());
+    let path = format!("/{}", "x".repeat(1_900));
+    for seq in 1..=60 {
+        let batch = pageviews(stream, seq, now_ms(), &[path.as_str(), &path, &path, &path, &path]);
+        good.batch(&batch).await;
+        assert!(matches!(good.frame().await, Some(server_frame::Frame::Ack(_))));
+    }
+}
+
+/// Begins a frame that never ends; how many bytes the gateway took of it before it stopped the stream or closed the connection.
+async fn stopped_after(stream: &mut quinn::SendStream) -> usize {
+    stream.write_all(&wire::ENDLESS_FRAME).await.unwrap();
+    let mut taken = 0;
+    while taken < ENDLESS_BYTES {
+        match tokio::time::timeout(REPORT_MAX, stream.write(&[0; 4096])).await.expect("taken or stopped in time") {
+            Ok(bytes) => taken += bytes,
+            Err(_) => break,
+        }
+    }
+    taken
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::nanos::Nanos;
@@ -45,6 +46,8 @@ pub(super) struct RateText {
 /// Of one rule.
 pub(super) struct Rate {
     limiter: RateLimiter<IpAddr, Clients, Timer>,
+    /// Requests that passed because there was no room to remember their client.
+    unremembered: Arc<AtomicU64>,
     by: By,
 }
 
@@ -66,8 +69,9 @@ impl Rate {
         let (Some(quota), Ok(burst)) = (quota, requests.try_into()) else {
             return Err(NoRate { requests, per_s });
         };
-        let limiter = RateLimiter::new(quota.allow_burst(burst), Clients::default(), Timer);
-        Ok(Self { limiter, by })
+        let clients = Clients::default();
+        let unremembered = Arc::clone(&clients.unremembered);
+        Ok(Self { limiter: RateLimiter::new(quota.allow_burst(burst), clients, Timer), unremembered, by })
     }
 
     /// Counts a request of this address, and says whether it was one too many.
@@ -79,19 +83,23 @@ impl Rate {
         self.limiter.check_key(&client).is_err()
     }
 
-    /// Forgets whoever is back at a full allowance.
-    pub(super) fn forget_idle(&self) {
+    /// Forgets whoever is back at a full allowance, and says how many requests passed unremembered since it was last asked.
+    pub(super) fn forget_idle(&self) -> u64 {
         self.limiter.retain_recent();
+        self.unremembered.swap(0, Ordering::Relaxed)
     }
 }
 
 /// How far each client is. Never more than [`CLIENTS_MAX`].
 #[derive(Default)]
-struct Clients(Mutex<HashMap<IpAddr, Nanos>>);
+struct Clients {
+    known: Mutex<HashMap<IpAddr, Nanos>>,
+    unremembered: Arc<AtomicU64>,
+}
 
 impl Clients {
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Nanos>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,6 +115,8 @@ impl StateStore for Clients {
         let (measured, after) = measure(before)?;
         if before.is_some() || clients.len() < CLIENTS_MAX {
             clients.insert(*client, after);
+        } else {
+            self.unremembered.fetch_add(1, Ordering::Relaxed);
         }
         Ok(measured)
     }
@@ -177,6 +187,8 @@ mod tests {
         assert_eq!(rate.limiter.len(), CLIENTS_MAX);
         assert!(rate.exceeded([0, 0, 0, 1].into()), "who is known is still known");
         assert!(!rate.exceeded([255, 0, 0, 1].into()));
+        assert_eq!(rate.forget_idle(), 11, "it says so");
+        assert_eq!(rate.forget_idle(), 0, "once");
     }
 
     #[test]

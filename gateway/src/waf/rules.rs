@@ -227,9 +227,9 @@ impl Rules {
         }
     }
 
-    /// Forgets clients that are back at a full allowance.
-    pub(super) fn forget_idle(&self) {
-        self.all.iter().filter_map(|rule| rule.rate.as_ref()).for_each(Rate::forget_idle);
+    /// Forgets clients that are back at a full allowance, and says how many requests passed unremembered since it was last asked.
+    pub(super) fn forget_idle(&self) -> u64 {
+        self.all.iter().filter_map(|rule| rule.rate.as_ref()).map(Rate::forget_idle).sum()
     }
 }
 

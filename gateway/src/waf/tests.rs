@@ -161,7 +161,11 @@ fn each_condition_hits_what_it_names_and_nothing_else() {
         }
         assert_eq!(
             running.told(),
-            [format!("hits_total{{rule=\"it\",mode=\"block\"}} {}", hit.len()), "reload_failures_total 0".into()]
+            [
+                format!("hits_total{{rule=\"it\",mode=\"block\"}} {}", hit.len()),
+                "reload_failures_total 0".into(),
+                "unremembered_total 0".into()
+            ]
         );
     }
 }
@@ -282,7 +286,7 @@ async fn a_changed_file_takes_effect_and_a_wrong_one_changes_nothing() {
     running.until("the new rules", |running| !blocked(running)).await;
     assert_eq!(
         running.told(),
-        ["hits_total{rule=\"new\",mode=\"block\"} 0", "reload_failures_total 0"],
+        ["hits_total{rule=\"new\",mode=\"block\"} 0", "reload_failures_total 0", "unremembered_total 0"],
         "the old count is gone"
     );
 
@@ -296,7 +300,7 @@ async fn a_changed_file_takes_effect_and_a_wrong_one_changes_nothing() {
 
     write(&running.file, "").unwrap();
     running.until("no rules", |running| put.judged(&running.waf).is_ok()).await;
-    assert_eq!(running.told(), ["reload_failures_total 2"], "each failure is told of once");
+    assert_eq!(running.told(), ["reload_failures_total 2", "unremembered_total 0"], "each failure is told of once");
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub mod load;
 pub mod page;
 pub mod process;
 pub mod proxy;
+pub mod quic;
 pub mod region;
 pub mod small_disk;
 pub mod strace;
