@@ -3,6 +3,7 @@
 # make build   builds only (release)
 # make check   format, lints and documentation, all warnings denied
 # make torture CYCLES=200   kills, stops and starves a region of real processes under load, and prints a table
+# make attack  hostile traffic of twelve kinds on a gateway with 200 pages: what they notice, SECONDS=20 each; ARGS='--only botnet'
 # make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle. ARGS=--controls leaves out each rule in turn
 # make bench   what an event costs the gateway, in CPU time
 # make fuzz    throws bytes at everything that reads them from outside, SECONDS=600 a target; TARGET=batch for one
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: run test build check bench torture simulate fuzz deny advisories autobahn h2spec clean parts machine test-machine agent libchdb toxiproxy
+.PHONY: run test build check bench torture attack simulate fuzz deny advisories autobahn h2spec clean parts machine test-machine agent libchdb toxiproxy
 
 # Where rustup puts cargo, for shells that have not read its profile, and where Debian puts haproxy.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
@@ -64,6 +65,11 @@ torture: test-machine build
 	$(say) 'tideline: release build of the torture'
 	@cargo build --release --locked -p harness --bin torture
 	@$(BUILD)/release/torture --cycles $(or $(CYCLES),200) --json $(BUILD)/torture.json $(ARGS)
+
+attack: test-machine build
+	$(say) 'tideline: release build of the attackers'
+	@cargo build --release --locked -p harness --bin attack
+	@ulimit -n $$(ulimit -Hn) && $(BUILD)/release/attack --seconds $(or $(SECONDS),20) --json $(BUILD)/attack.json $(ARGS)
 
 fuzz: parts
 	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGET)

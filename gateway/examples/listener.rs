@@ -67,6 +67,7 @@ fn door() -> Result<Arc<Door>, Box<dyn Error>> {
         room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         capacity: Arc::new(Capacity::new(WhenRedisIsAway::Refuse)),
         throttles: Arc::new(Throttles::new(&limits)),
+        overload: Arc::default(),
         crowd: Crowd::new(&limits, TrustedProxies::default()),
         waf: Arc::new(Waf::try_new(None, None, Arc::clone(&metrics))?),
         limits: watch::channel(limits).1,

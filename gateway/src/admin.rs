@@ -9,6 +9,8 @@ use axum::routing::get;
 use http::{StatusCode, header};
 use prometheus_client::registry::Registry;
 
+use crate::overload::Overload;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What they show.
@@ -18,6 +20,8 @@ pub struct Admin {
     pub registry: Arc<Registry>,
     /// Redis counts for this gateway.
     pub ready: Arc<AtomicBool>,
+    /// Newcomers are turned away.
+    pub overload: Arc<Overload>,
 }
 
 /// The routes.
@@ -30,11 +34,12 @@ pub fn router(admin: Admin) -> Router {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    if admin.ready.load(Ordering::Relaxed) {
-        "ready\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n").into_response()
-    }
+    let (status, text) = match admin.ready.load(Ordering::Relaxed) {
+        true if admin.overload.sheds() => (StatusCode::SERVICE_UNAVAILABLE, "overloaded: send newcomers elsewhere\n"),
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    };
+    (status, text).into_response()
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

@@ -21,6 +21,7 @@ use crate::crowd::{Crowd, Seat};
 use crate::ingest::{Accepted, Client, Ingest};
 use crate::log::{Submission, Waiter};
 use crate::metrics::Metrics;
+use crate::overload::Overload;
 use crate::throttle::{ConnectionThrottle, Throttles};
 use crate::waf::{Asked, Blocked, Waf};
 
@@ -50,6 +51,8 @@ pub struct Door {
     pub capacity: Arc<Capacity>,
     /// How fast one may send.
     pub throttles: Arc<Throttles>,
+    /// Whether there is more to do than can be done.
+    pub overload: Arc<Overload>,
     /// How many may be connected from one place.
     pub crowd: Crowd,
     /// What the operator turns away.

@@ -1,7 +1,8 @@
 //! A gateway: where an event enters the region. Its way, file by file:
 //!
 //! [`listen`] takes the connection (one runtime a core), with [`tls`] or without; [`quic`] hands those of HTTP/3 to it
-//! ([`http3`]). [`address`] says whose it is, [`crowd`] whether they have too many already, [`idle`] whether it is used. [`waf`]
+//! ([`http3`]). [`address`] says whose it is, [`crowd`] whether they have too many already, [`overload`]
+//! whether newcomers are let in at all, [`idle`] whether it is used. [`waf`]
 //! turns away what a rule blocks, [`routes`] leads any other request to [`websocket`], [`webtransport`] or [`grpc`] for a
 //! [`session`], and to [`post`] or [`grpc`] for one batch ([`unary`]). [`door`] is what the cores share, and a transmission's way
 //! in: [`capacity`] and [`throttle`] may ask it to come later, [`ingest`] turns a transmission into a record: [`sites`] admits,
@@ -34,6 +35,7 @@ pub mod listen;
 pub mod log;
 pub mod metrics;
 pub mod outcomes;
+pub mod overload;
 pub mod post;
 pub mod processes;
 pub mod proxy_protocol;

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::ServiceExt;
 
 use crate::config::Limits;
@@ -159,29 +159,38 @@ pub async fn serve(ports: Ports, door: Arc<Door>) -> io::Result<()> {
     let (http1, http2) = protocols(&limits.borrow_and_update());
     let mut core = Core { router: routes::router(Arc::clone(&door)), http1, http2, door };
     let connections = TaskTracker::new();
+    let _feeling = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&core.door.overload).feel()));
     loop {
         let full = connections.len() + core.door.sessions.len() >= core.door.connections_max();
-        let refused = || core.door.metrics.connection_refused("core");
+        // Closed at once: a newcomer comes again, and costs less than one that has begun.
+        let admits = || match (full, core.door.overload.admits()) {
+            (false, true) => true,
+            (full, _) => {
+                core.door.metrics.connection_refused(if full { "core" } else { "overload" });
+                false
+            }
+        };
         tokio::select! {
             biased;
             () = core.door.stop.cancelled() => break,
             Ok(()) = limits.changed() => (core.http1, core.http2) = protocols(&limits.borrow_and_update()),
             accepted = plain.accept() => match accepted {
-                Ok(_) if full => refused(), // closed at once
-                Ok((stream, peer)) => drop(connections.spawn(core.clone().plain(stream, peer))),
+                Ok((stream, peer)) if admits() => drop(connections.spawn(core.clone().plain(stream, peer))),
+                Ok(_) => {}
                 Err(error) => pause(&error).await,
             },
             accepted = accept(secure.as_ref()) => match accepted {
-                Ok(_) if full => refused(),
-                Ok((stream, peer, tls)) => drop(connections.spawn(core.clone().secure(stream, peer, tls))),
+                Ok((stream, peer, tls)) if admits() => {
+                    drop(connections.spawn(core.clone().secure(stream, peer, tls)));
+                }
+                Ok(_) => {}
                 Err(error) => pause(&error).await,
             },
             Some(arrived) = next(quic.as_mut()) => {
-                if full {
-                    refused();
-                    arrived.refuse();
-                } else {
+                if admits() {
                     connections.spawn(http3::connection(arrived, core.router.clone(), Arc::clone(&core.door)));
+                } else {
+                    arrived.refuse();
                 }
             }
         }

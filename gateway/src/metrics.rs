@@ -22,7 +22,7 @@ pub struct TransportLabel {
     transport: &'static str,
 }
 
-/// Which limit a connection would have exceeded: `address`, `network` or `core`.
+/// Which limit a connection would have exceeded: `address`, `network` or `core`; or `overload`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LimitLabel {
     reason: &'static str,
@@ -44,6 +44,10 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections refused, by the limit that they would have exceeded.
     pub connections_refused: Family<LimitLabel, Counter>,
+    /// 1: newcomers are turned away, so that who is connected is answered.
+    pub overloaded: Gauge,
+    /// Batches between their acceptance and Redis.
+    pub in_flight: Gauge,
     /// Requests that a rule hit, by rule; those of rules that are gone are gone too.
     pub waf_hits: Family<RuleLabel, Counter>,
     /// Changed rules that could not be used.
@@ -96,6 +100,8 @@ impl Metrics {
         let metrics = Self {
             connections: Gauge::default(),
             connections_refused: Family::default(),
+            overloaded: Gauge::default(),
+            in_flight: Gauge::default(),
             waf_hits: Family::default(),
             waf_reload_failures: Counter::default(),
             waf_unremembered: Counter::default(),
@@ -126,6 +132,8 @@ impl Metrics {
             "Connections refused by a limit",
             m.connections_refused,
         );
+        registry.register("tideline_gateway_overloaded", "Newcomers are turned away", m.overloaded);
+        registry.register("tideline_gateway_in_flight_batches", "Batches on their way to Redis", m.in_flight);
         registry.register("tideline_gateway_waf_hits", "Requests that a rule hit", m.waf_hits);
         registry.register(
             "tideline_gateway_waf_reload_failures",

@@ -35,6 +35,7 @@ use crate::ingest::Ingest;
 use crate::listen::{self, BindError, Ports, Secure};
 use crate::log::{Log, LogError, Opened};
 use crate::metrics::Metrics;
+use crate::overload::Overload;
 use crate::quic;
 use crate::sites::Sites;
 use crate::throttle::Throttles;
@@ -109,6 +110,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::new(&mut registry));
     let ready = Arc::new(AtomicBool::new(false));
+    let overload = Arc::new(Overload::default());
     let dial: Arc<dyn Dial> = Arc::new(Dialer::with_token_file(&config.uplink, &config.uplink_token_file)?);
     let capacity = Arc::new(Capacity::new(config.when_redis_is_away));
     let mut folder = Folder::open(&config.data)?;
@@ -125,9 +127,8 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     let serving = CancellationToken::new();
     let _ends_with_this = serving.clone().drop_guard();
     let Bound { address: bound, tls: bound_tls, ports, quic, certificates } = bind(&config, &limits, cores, &serving)?;
-    let admin =
-        serve_admin(&config, (bound, bound_tls), Admin { registry: Arc::new(registry), ready: Arc::clone(&ready) })
-            .await?;
+    let health = Admin { registry: Arc::new(registry), ready: Arc::clone(&ready), overload: Arc::clone(&overload) };
+    let admin = serve_admin(&config, (bound, bound_tls), health).await?;
 
     let (mut opened, mut opened_as) = (Log::open(&folder.log(SHARD), folder.id(), SHARD)?, folder.id());
     let around = Surroundings { config: &config, dial, ingest: &ingest, metrics: &metrics, stop: &stop };
@@ -208,6 +209,10 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
             forgetful.forget_idle();
         }
     }));
+    let clock_of = Arc::clone(&ingest);
+    let now_ms = move || clock_of.clock.now_ms();
+    let looking = Arc::clone(&overload).look(ingest.in_flight.clone(), now_ms, Arc::clone(&metrics));
+    let _looking = AbortOnDropHandle::new(tokio::spawn(looking));
     let trusted_proxies = TrustedProxies::new(config.trusted_proxies.clone());
     let crowd = Crowd::new(&config.limits, trusted_proxies.clone());
     let limiting = limit(limits.clone(), Arc::clone(&throttles), crowd.clone());
@@ -218,6 +223,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
         room: Arc::clone(&room),
         capacity: Arc::clone(&capacity),
         throttles: Arc::clone(&throttles),
+        overload: Arc::clone(&overload),
         crowd: crowd.clone(),
         waf: Arc::clone(&waf),
         limits: limits.clone(),

@@ -10,6 +10,7 @@ mod damage;
 mod disk;
 mod kill;
 mod network;
+mod overload;
 mod redis_lost;
 mod refused;
 mod system_calls;

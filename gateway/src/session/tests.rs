@@ -151,6 +151,7 @@ pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) 
         room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         capacity: Arc::new(Capacity::new(policy)),
         throttles: Arc::new(Throttles::new(&limits)),
+        overload: Arc::default(),
         crowd: Crowd::new(&limits, TrustedProxies::default()),
         waf: Arc::new(Waf::try_new(None, None, Arc::clone(&metrics)).unwrap()),
         limits: watch::channel(limits).1,

@@ -2,10 +2,12 @@
 //!
 //! A [`region`] holds [`process`]es: a Redis, a central, an aggregator, gateways. A [`load`] of pages sends to its gateways
 //! and keeps what each batch was; the [`audit`] asks central whether exactly that was counted. [`strace`] kills a process
-//! at a system call, [`proxy`] stands between two processes; [`torture`] does it all for hours.
+//! at a system call, [`proxy`] stands between two processes; [`torture`] does it all for hours,
+//! [`attack`] lets strangers in.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+pub mod attack;
 pub mod audit;
 pub mod files;
 pub mod load;

@@ -41,6 +41,8 @@ impl Default for Plan {
 struct Shared {
     doors: Mutex<Vec<SocketAddr>>,
     sent: Mutex<Sent>,
+    /// Of batches acknowledged since they were last taken.
+    latencies: Mutex<Vec<Duration>>,
     /// No new batches for now.
     pauses: AtomicBool,
     stop: CancellationToken,
@@ -73,6 +75,16 @@ impl Load {
     /// Batches acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.shared.sent.lock().unwrap().acknowledged
+    }
+
+    /// Connections that broke so far, without a Drain before.
+    pub fn broken(&self) -> u64 {
+        self.shared.sent.lock().unwrap().broken.values().sum()
+    }
+
+    /// From the first transmission to the acknowledgement of each batch that was acknowledged since this was last called.
+    pub fn take_latencies(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.shared.latencies.lock().unwrap())
     }
 
     /// What was sent so far.

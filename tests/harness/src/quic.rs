@@ -67,7 +67,7 @@ pub fn headers(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// RFC 7541, 5.1.
-fn integer(to: &mut Vec<u8>, flags: u8, bits: u32, value: usize) {
+pub(crate) fn integer(to: &mut Vec<u8>, flags: u8, bits: u32, value: usize) {
     let max = (1 << bits) - 1;
     if value < max {
         to.push(flags | value as u8);

@@ -157,6 +157,18 @@ impl Role {
         copy
     }
 
+    /// A port with TLS too, from the next start on, with certificate and key from this file.
+    pub fn serve_tls(&mut self, certificate: &Path) -> SocketAddr {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut tls = toml::Table::new();
+        tls.insert("listen".into(), address.to_string().into());
+        for file in ["certificate", "key"] {
+            tls.insert(file.into(), certificate.to_str().unwrap().into());
+        }
+        self.configure("tls", tls);
+        address
+    }
+
     fn address(&self, key: &str) -> SocketAddr {
         self.config[key].as_str().unwrap().parse().unwrap()
     }
@@ -297,7 +309,12 @@ impl Region {
 
     /// The tests' one site; made again, it stays as it is.
     pub async fn make_site(&self) {
-        let body = json!({ "site_id": SITE, "origins": [ORIGIN], "timezone": "UTC" });
+        self.make_other_site(SITE).await;
+    }
+
+    /// As [`Region::make_site`], another one.
+    pub async fn make_other_site(&self, site: &str) {
+        let body = json!({ "site_id": site, "origins": [ORIGIN], "timezone": "UTC" });
         let url = format!("http://{}/api/v2/sites", self.central.listen());
         let answer = self.http.post(url).bearer_auth(KEY).json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());

@@ -216,6 +216,7 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
         room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
         capacity: capacity.clone(),
         throttles: Arc::new(Throttles::new(&Limits::default())),
+        overload: Arc::default(),
         crowd: Crowd::new(&Limits::default(), TrustedProxies::default()),
         waf: Arc::new(Waf::try_new(None, None, metrics.clone()).map_err(|error| error.to_string())?),
         limits: watch::channel(Limits::default()).1,

@@ -40,6 +40,8 @@ pub(super) struct Agent {
     seq: u32,
     /// Sent or to be sent, and not answered; the numbers of an older stream come first.
     open: BTreeMap<(Sid, u32), Batch>,
+    /// When each of these was made.
+    since: BTreeMap<(Sid, u32), Instant>,
     answered: VecDeque<Batch>,
 }
 
@@ -64,6 +66,7 @@ impl Agent {
             stream: sid(now_ms()),
             seq: 0,
             open: BTreeMap::new(),
+            since: BTreeMap::new(),
             answered: VecDeque::new(),
         }
     }
@@ -178,6 +181,9 @@ impl Agent {
         // A repeat is acknowledged too.
         if let Some(batch) = self.open.remove(&(stream, seq)) {
             self.shared.sent.lock().unwrap().acknowledged += 1;
+            if let Some(since) = self.since.remove(&(stream, seq)) {
+                self.shared.latencies.lock().unwrap().push(since.elapsed());
+            }
             self.answered.push_back(batch);
             if self.answered.len() > REMEMBERED {
                 self.answered.pop_front();
@@ -198,6 +204,7 @@ impl Agent {
         self.seq += 1;
         let batch = self.batch();
         self.open.insert((self.stream, self.seq), batch.clone());
+        self.since.insert((self.stream, self.seq), Instant::now());
         self.shared.sent.lock().unwrap().add(&batch);
         batch
     }
