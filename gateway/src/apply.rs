@@ -33,7 +33,7 @@ use crate::controls;
 use crate::delivery::Delivery;
 use crate::ingest::Ingest;
 use crate::log::{LogError, Logged, Reader};
-use crate::metrics::Metrics;
+use crate::metrics::{Breaker, Metrics};
 
 /// How long to wait before Redis is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -175,6 +175,11 @@ impl Applier {
         let serves = counts || self.capacity.policy() == WhenRedisIsAway::StoreAndForward;
         self.ready.store(serves && !self.stop.is_cancelled(), Ordering::Relaxed);
         self.capacity.redis_counts(counts);
+        self.breaker(if counts { Breaker::Closed } else { Breaker::Open });
+    }
+
+    fn breaker(&self, breaker: Breaker) {
+        self.metrics.breaker("redis", breaker);
     }
 
     /// The log cannot be written any more, and nobody asked the gateway to stop: it ends, whether Redis counts or not.
@@ -186,6 +191,7 @@ impl Applier {
     async fn enter_again(&mut self) -> Result<Option<Session>, ApplyError> {
         let mut told = String::new();
         loop {
+            self.breaker(Breaker::HalfOpen);
             let Some(entry) = self.attempt().await? else { return Ok(None) };
             let why = match entry {
                 Entry::Counts(session) => {
@@ -202,6 +208,7 @@ impl Applier {
                 tracing::warn!(%why, "not counting yet");
                 told = why.to_string();
             }
+            self.breaker(Breaker::Open);
             self.set_aside_for(why.retry(RETRY)).await;
         }
     }

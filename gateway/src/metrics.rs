@@ -28,6 +28,23 @@ pub struct LimitLabel {
     reason: &'static str,
 }
 
+/// What a gateway depends on: `redis` or `central`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DependencyLabel {
+    to: &'static str,
+}
+
+/// How a gateway stands to what it depends on. While it does not answer nobody calls it but one, now and then, to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breaker {
+    /// Everything passes.
+    Closed = 0,
+    /// One call tries whether it answers again.
+    HalfOpen = 1,
+    /// Nothing is tried for a while.
+    Open = 2,
+}
+
 /// A rule of the operator's; there are 1,000 at most.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RuleLabel {
@@ -48,6 +65,8 @@ pub struct Metrics {
     pub overloaded: Gauge,
     /// Batches between their acceptance and Redis.
     pub in_flight: Gauge,
+    /// How this gateway stands to what it depends on: a [`Breaker`].
+    pub breakers: Family<DependencyLabel, Gauge>,
     /// Requests that a rule hit, by rule; those of rules that are gone are gone too.
     pub waf_hits: Family<RuleLabel, Counter>,
     /// Changed rules that could not be used.
@@ -102,6 +121,7 @@ impl Metrics {
             connections_refused: Family::default(),
             overloaded: Gauge::default(),
             in_flight: Gauge::default(),
+            breakers: Family::default(),
             waf_hits: Family::default(),
             waf_reload_failures: Counter::default(),
             waf_unremembered: Counter::default(),
@@ -134,6 +154,7 @@ impl Metrics {
         );
         registry.register("tideline_gateway_overloaded", "Newcomers are turned away", m.overloaded);
         registry.register("tideline_gateway_in_flight_batches", "Batches on their way to Redis", m.in_flight);
+        registry.register("tideline_gateway_breaker", "0 closed, 1 half open, 2 open", m.breakers);
         registry.register("tideline_gateway_waf_hits", "Requests that a rule hit", m.waf_hits);
         registry.register(
             "tideline_gateway_waf_reload_failures",
@@ -182,6 +203,11 @@ impl Metrics {
     /// A refusal, by its reason.
     pub fn refused(&self, reason: Reason) {
         self.refusals.get_or_create(&ReasonLabel { reason: label(reason) }).inc();
+    }
+
+    /// How this gateway stands to `redis` or `central`.
+    pub fn breaker(&self, to: &'static str, breaker: Breaker) {
+        self.breakers.get_or_create(&DependencyLabel { to }).set(breaker as i64);
     }
 
     /// A connection too many for this limit.

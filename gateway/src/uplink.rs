@@ -18,7 +18,7 @@ use tokio_stream::StreamExt;
 use crate::folder::write_durably;
 use crate::ingest::Ingest;
 use crate::log::LogError;
-use crate::metrics::Metrics;
+use crate::metrics::{Breaker, Metrics};
 use crate::raw::Shipper;
 
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -153,14 +153,20 @@ impl Uplink {
     pub async fn run(mut self, mut asked: Asked) {
         let mut wait = RETRY_MIN;
         loop {
+            self.breaker(Breaker::HalfOpen);
             match self.stream(&mut asked, &mut wait).await {
                 Ok(never) => match never {},
                 Err(Broken::Again) => continue,
                 Err(error) => tracing::warn!(%error, "no uplink to central; the last configuration stays in force"),
             }
+            self.breaker(Breaker::Open);
             tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.0))).await;
             wait = (wait * 2).min(RETRY_MAX);
         }
+    }
+
+    fn breaker(&self, breaker: Breaker) {
+        self.metrics.breaker("central", breaker);
     }
 
     async fn stream(&mut self, asked: &mut Asked, wait: &mut Duration) -> Result<std::convert::Infallible, Broken> {
@@ -181,6 +187,7 @@ impl Uplink {
                 frame = from_central.next() => match frame.ok_or(Broken::Closed)?.map_err(broken)?.frame {
                     Some(FromCentral::Configuration(configuration)) => {
                         *wait = RETRY_MIN;
+                        self.breaker(Breaker::Closed);
                         self.take(&configuration, entered, &asked.told);
                     }
                     Some(FromCentral::Progress(progress)) if progress.shard == self.shipper.shard().0 => {

@@ -76,6 +76,18 @@ async fn interruptions(region: &Region) -> f64 {
     region.aggregator.metric(region.http(), "tideline_aggregator_interruptions_total").await
 }
 
+/// Waits until every gateway's breaker to `redis` or `central` is closed, or is not.
+async fn breakers(region: &Region, to: &str, closed: bool) {
+    let asked = Instant::now();
+    for gateway in &region.gateways {
+        let metric = format!("tideline_gateway_breaker{{to=\"{to}\"}}");
+        while (gateway.metric(region.http(), &metric).await == 0.0) != closed {
+            assert!(asked.elapsed() < NOTICED_MAX, "{metric} does not change\n{}", region.words());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
 const REDIS_LOST: &str = "redis lost; batches wait in the log";
 const UPLINK_LOST: &str = "no uplink to central";
 
@@ -114,7 +126,9 @@ async fn a_redis_that_says_nothing_is_given_up_and_each_batch_is_counted_once() 
         network.suffer(toxic).await;
         tokio::time::sleep(REDIS_SILENCE).await;
         before.all_noticed(&region, REDIS_LOST).await;
+        breakers(&region, "redis", false).await;
         network.recover().await;
+        breakers(&region, "redis", true).await;
     }
     load.more(100, MORE_MAX).await.unwrap_or_else(|why| panic!("{why}\n{}", region.words()));
     region.all_ready().await;
@@ -169,9 +183,11 @@ async fn silent_central(toxic: Toxic) {
     let began = Instant::now();
     load.more(50, MORE_MAX).await.unwrap_or_else(|why| panic!("under {toxic:?}: {why}\n{}", region.words()));
     before.all_noticed(&region, UPLINK_LOST).await;
+    breakers(&region, "central", false).await;
     tokio::time::sleep(UPLINK_SILENCE.saturating_sub(began.elapsed())).await;
     load.more(50, MORE_MAX).await.unwrap_or_else(|why| panic!("under {toxic:?}: {why}\n{}", region.words()));
     network.recover().await;
+    breakers(&region, "central", true).await;
     region.all_ready().await;
     let sent = load.finish(MORE_MAX).await.unwrap();
     audit::exactly(&region, &sent).await.unwrap_or_else(|why| panic!("after {toxic:?}: {why}"));
