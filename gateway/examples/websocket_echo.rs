@@ -55,6 +55,7 @@ async fn echo(upgrade: OnUpgrade) {
     let Ok(upgraded) = upgrade.await else { return };
     let mut socket = socket(upgraded, MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX).await;
     while let Some(Ok(message)) = socket.next().await {
+        socket.get_mut().finished();
         let sent = match message {
             Message::Text(_) | Message::Binary(_) => socket.send(message).await,
             _ => socket.flush().await,

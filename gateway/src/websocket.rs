@@ -1,5 +1,7 @@
 //! A session's frames over a WebSocket: one binary message a frame.
 
+mod paced;
+
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -24,11 +26,13 @@ use crate::idle::Usage;
 use crate::session::{self, Close, Gone, Received, Transport};
 use crate::validate;
 
+pub use paced::Paced;
+
 /// A small buffer a connection: what an idle agent costs. A larger message grows it for as long as it takes.
 const BUFFER_BYTES: usize = 1024;
 
 /// The stream under a WebSocket.
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Socket = WebSocketStream<Paced<TokioIo<Upgraded>>>;
 
 /// `GET /v1/stream` by HTTP/1, extended `CONNECT` (RFC 8441) by HTTP/2: from here on a session.
 pub async fn upgrade(State(door): State<Arc<Door>>, mut request: Request) -> Response {
@@ -80,14 +84,15 @@ pub fn accept(request: &mut Request) -> Result<(Response, OnUpgrade), Box<Respon
     }
 }
 
-/// The stream over an accepted connection, as the server's end.
+/// The stream over an accepted connection, as the server's end. Whoever takes a message from it tells it so ([`Paced::finished`]).
 pub async fn socket(upgraded: Upgraded, frame_bytes_max: usize, message_bytes_max: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES)
         .max_frame_size(Some(frame_bytes_max))
         .max_message_size(Some(message_bytes_max));
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
+    let stream = Paced::new(TokioIo::new(upgraded), message_bytes_max);
+    WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
 }
 
 fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -131,7 +136,11 @@ impl Transport for WebSocket {
     const NAME: &'static str = "websocket";
 
     async fn receive(&mut self) -> Received {
-        match self.socket.next().await {
+        let next = self.socket.next().await;
+        if matches!(next, Some(Ok(Message::Binary(_)))) {
+            self.socket.get_mut().finished();
+        }
+        match next {
             Some(Ok(Message::Binary(bytes))) => Received::Frame(bytes),
             Some(Ok(Message::Text(_))) => Received::Refused(Reason::TextFrame),
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Received::Alive,
@@ -142,6 +151,7 @@ impl Transport for WebSocket {
                 self.broken = true;
                 Received::Refused(Reason::Malformed)
             }
+            Some(Err(_)) if self.socket.get_ref().is_endless() => Received::Refused(Reason::FrameTooLarge),
             Some(Ok(Message::Close(_)) | Err(_)) | None => Received::Gone,
         }
     }

@@ -7,11 +7,16 @@ use futures_util::SinkExt;
 use proto::Message as _;
 use proto::agent::{Batch, Envelope, Event, Reason, ServerFrame, client_frame, server_frame};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::instance::{Instance, ORIGIN, SITE};
 use crate::page::{CHROME, Page, Visitor, envelope, now_ms, pageviews, sid};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A hundred times what a message takes.
+const ENDLESS_FRAMES: u32 = 1_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_wrong_thing_gets_its_own_answer_and_costs_nothing_that_is_right() {
@@ -59,6 +64,16 @@ async fn connections_that_are_refused(gateway: SocketAddr) {
     let mut page = Page::open(gateway).await;
     page.socket.send(Message::binary(vec![0; 65 * 1024])).await.unwrap();
     refused_and_closed(page, Reason::FrameTooLarge).await;
+
+    // A message in frames of one byte is not read for ever.
+    let mut page = Page::open(gateway).await;
+    let fragment = |code| Message::Frame(Frame::message(vec![0], OpCode::Data(code), false));
+    page.socket.send(fragment(Data::Binary)).await.unwrap();
+    let mut sent = 0;
+    while page.socket.send(fragment(Data::Continue)).await.is_ok() {
+        sent += 1;
+        assert!(sent < ENDLESS_FRAMES);
+    }
 }
 
 async fn refused_and_closed(mut page: Page, reason: Reason) {
