@@ -132,7 +132,8 @@ mod tests {
     fn configuration(timezone: &str) -> Configuration {
         let origins =
             ["https://Shop.example/", "https://*.shop.example", "http://localhost:*", "*"].map(str::to_owned).into();
-        let site = proto::uplink::Site { name: "shop".into(), origins, timezone: timezone.into(), raw: 0 };
+        let site =
+            proto::uplink::Site { name: "shop".into(), origins, timezone: timezone.into(), ..Default::default() };
         Configuration { sites: vec![site], ..Default::default() }
     }
 

@@ -137,7 +137,7 @@ pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) 
     let clock = Clock::new();
     let day = LocalDay::at(clock.now_ms(), &jiff::tz::TimeZone::UTC).to_string();
     let sites = Sites::default();
-    let site = Site { name: "shop".into(), origins: vec![ORIGIN.into()], timezone: "UTC".into(), raw: 0 };
+    let site = Site { name: "shop".into(), origins: vec![ORIGIN.into()], timezone: "UTC".into(), ..Default::default() };
     let salts = vec![Salt { day, key: vec![7; 16] }];
     sites.replace(&Configuration { sites: vec![site], salts, ..Default::default() }).unwrap();
     let agents = Arc::new(Agents::try_new().unwrap());
