@@ -78,7 +78,10 @@ pub struct Door {
 #[derive(Debug)]
 pub enum Taken {
     /// On its way into the log. Its answer comes to the session once Redis has it.
-    Submitted,
+    Submitted {
+        /// What a session is told of its events, if its site is in debug mode.
+        notices: Vec<ServerFrame>,
+    },
     /// Not now: it keeps its number and comes again.
     Later {
         /// Says so to the agent.
@@ -181,10 +184,14 @@ impl Door {
             return Taken::Later { frame: answer::throttle(sid, seq, wait_ms), wait_ms };
         }
         match self.ingest.take(&table, &site, client, envelope) {
-            Ok(accepted) => match self.submit(accepted, transport, session).await {
-                true => Taken::Submitted,
-                false => Taken::Stopping,
-            },
+            Ok(mut accepted) => {
+                let notices = std::mem::take(&mut accepted.remarks.notices);
+                let notices = answer::notices(accepted.sid, accepted.seq, notices);
+                match self.submit(accepted, transport, session).await {
+                    true => Taken::Submitted { notices },
+                    false => Taken::Stopping,
+                }
+            }
             Err(refusal) => Taken::Refused(refusal),
         }
     }

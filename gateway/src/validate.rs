@@ -4,6 +4,7 @@
 //! What holds for everybody is here; what a site adds is in its [`Rules`]: a [`schema`], and what becomes of [`personal_data`].
 
 mod decode;
+mod notice;
 pub mod personal_data;
 mod reason;
 mod rules;
@@ -25,6 +26,7 @@ use schema::Breach;
 use strings::{Control, Judged, Strings};
 
 pub use decode::{BatchHead, Undecodable, decode_batch, decode_envelope, decode_frame};
+pub use notice::{NOTICES_MAX, Notice};
 pub use reason::{explain, is_final, label};
 pub use rules::Rules;
 
@@ -74,13 +76,15 @@ pub struct Validated<'a> {
     pub remarks: Remarks,
 }
 
-/// What the site's rules found in events that are counted.
+/// What the site's rules found in events that are counted; and, in debug mode, what its pages are told.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Remarks {
     /// Events that an enforced schema would have dropped, by reason.
     pub observed: Vec<(Reason, u32)>,
     /// Events in which personal data was redacted.
     pub redacted: u32,
+    /// In the order of the batch, [`NOTICES_MAX`] at most.
+    pub notices: Vec<Notice>,
 }
 
 /// A text of an event.
@@ -183,17 +187,19 @@ pub fn validate<'a>(batch: &'a Batch, clocks: Clocks, rules: &Rules) -> Validate
         let mut recorded_bytes = 0;
         for (index, event) in (0..).zip(&batch.events) {
             at_ms += i128::from(event.delta_ms);
-            match valid_event(index, event, at_ms, clocks, rules, &mut strings) {
+            let ruled = valid_event(index, event, at_ms, clocks, rules, &mut strings).and_then(|ruled| {
+                recorded_bytes += ruled.event.recorded_bytes();
+                if recorded_bytes <= EVENTS_BYTES_MAX { Ok(ruled) } else { Err(Reason::RecordTooLarge.into()) }
+            });
+            match ruled {
                 Ok(Ruled { event, observed, redacted }) => {
-                    recorded_bytes += event.recorded_bytes();
-                    if recorded_bytes <= EVENTS_BYTES_MAX {
-                        validated.events.push(event);
-                        validated.remarks.add(observed, redacted);
-                    } else {
-                        dropped.events(Reason::RecordTooLarge, 1);
-                    }
+                    validated.events.push(event);
+                    validated.remarks.counted(index, observed, redacted, rules.debug);
                 }
-                Err(reason) => dropped.events(reason, 1),
+                Err(fault) => {
+                    dropped.events(fault.reason, 1);
+                    validated.remarks.notice(rules.debug, || Notice::dropped(index, fault.reason, fault.breach));
+                }
             }
         }
     }
@@ -218,6 +224,19 @@ struct Ruled<'a, 's> {
     redacted: bool,
 }
 
+/// Why an event is not counted.
+struct Fault<'s> {
+    reason: Reason,
+    /// If it is the site's schema.
+    breach: Option<Breach<'s>>,
+}
+
+impl From<Reason> for Fault<'_> {
+    fn from(reason: Reason) -> Self {
+        Self { reason, breach: None }
+    }
+}
+
 /// The checks in this order, so that an event wrong in two ways has the one reason that comes first: what holds for everybody, then
 /// the site's schema, of what the page sent, then personal data.
 fn valid_event<'a, 's>(
@@ -227,7 +246,7 @@ fn valid_event<'a, 's>(
     clocks: Clocks,
     rules: &'s Rules,
     strings: &mut Strings<'a>,
-) -> Result<Ruled<'a, 's>, Reason> {
+) -> Result<Ruled<'a, 's>, Fault<'s>> {
     strings.at(event.name)?;
     let url = strings.at(event.url)?;
     let referrer = strings.at(event.referrer)?;
@@ -242,7 +261,7 @@ fn valid_event<'a, 's>(
     let sent = props.iter().map(|(key, value)| (&*key.sent, value.map_or("", |value| &*value.sent)));
     let breach = rules.schema.as_ref().and_then(|schema| Some((schema.enforced, schema.breach(&name.sent, sent)?)));
     let observed = match breach {
-        Some((true, breach)) => return Err(breach.reason()),
+        Some((true, breach)) => return Err(Fault { reason: breach.reason(), breach: Some(breach) }),
         breach => breach.map(|(_, breach)| breach),
     };
     let redacted = name.personal
@@ -250,7 +269,7 @@ fn valid_event<'a, 's>(
         || referrer.as_ref().is_some_and(|referrer| referrer.personal)
         || props.iter().any(|(key, value)| key.personal || value.is_some_and(|value| value.personal));
     if redacted && rules.personal_data == PersonalData::Drop {
-        return Err(Reason::PersonalData);
+        return Err(Reason::PersonalData.into());
     }
     let value = |value: &Judged<'a>| value.kept(limits::PROP_VALUE_BYTES_MAX);
     let event = ValidEvent {
@@ -322,12 +341,24 @@ fn language(batch: &Batch) -> &str {
 }
 
 impl Remarks {
-    fn add(&mut self, observed: Option<Breach<'_>>, redacted: bool) {
-        self.redacted += u32::from(redacted);
-        let Some(reason) = observed.map(Breach::reason) else { return };
-        match self.observed.iter_mut().find(|(of, _)| *of == reason) {
-            Some((_, events)) => *events += 1,
-            None => self.observed.push((reason, 1)),
+    fn counted(&mut self, index: u32, observed: Option<Breach<'_>>, redacted: bool, debug: bool) {
+        if let Some(breach) = observed {
+            let reason = breach.reason();
+            match self.observed.iter_mut().find(|(of, _)| *of == reason) {
+                Some((_, events)) => *events += 1,
+                None => self.observed.push((reason, 1)),
+            }
+            self.notice(debug, || Notice::observed(index, breach));
+        }
+        if redacted {
+            self.redacted += 1;
+            self.notice(debug, || Notice::redacted(index));
+        }
+    }
+
+    fn notice(&mut self, debug: bool, notice: impl FnOnce() -> Notice) {
+        if debug && self.notices.len() < NOTICES_MAX {
+            self.notices.push(notice());
         }
     }
 }

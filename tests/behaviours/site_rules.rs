@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proto::agent::{Batch, Event, server_frame};
+use proto::agent::{Batch, Event, Reason, server_frame};
 use serde_json::{Value, json};
 
 use crate::instance::{Instance, ORIGIN, REPORT_MAX, SITE};
@@ -61,6 +61,32 @@ async fn rules_of_the_api_are_kept_at_the_gateway_and_told_by_the_ledger() {
     }
     assert!(holds(&instance.data().join("gateway"), b"redacted"), "the log is there");
     assert!(!holds(&instance.data(), b"jane"), "and nothing of the address is anywhere");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_a_site_in_debug_mode_hears_what_became_of_its_events() {
+    let instance = Instance::start().await;
+    let plan = json!({ "type": "text", "values": ["free", "pro"] });
+    let schema = json!({ "mode": "enforce", "events": { "Signup": { "props": { "plan": plan } } } });
+    in_force(&instance, "https://one.example", json!({ "schema": schema, "debug": true })).await;
+
+    let mut page = Page::open(instance.gateway()).await;
+    let stream = sid(now_ms());
+    page.batch(&with_events(
+        pageviews(stream, 1, now_ms(), &["/", "/u/jane@shop.example"]),
+        &["Signup", "plan", "gold for jane@shop.example", "Login jane@shop.example"],
+        &[(4, &[5, 6]), (7, &[])],
+    ))
+    .await;
+    let mut heard = Vec::new();
+    while let Some(server_frame::Frame::Notice(notice)) = page.frame().await {
+        assert_eq!((&notice.sid[..], notice.seq), (&stream.as_bytes()[..], 1));
+        assert!(!notice.message.contains("jane"), "{}", notice.message);
+        heard.push((notice.event, notice.reason(), notice.message.contains("`plan`")));
+    }
+    let expected = [(1, Reason::PersonalData, false), (2, Reason::SchemaProps, true), (3, Reason::SchemaEvent, false)];
+    assert_eq!(heard, expected, "and then the acknowledgement");
+    instance.expect(&["pageviews", "events"], &[2.0, 2.0]).await;
 }
 
 /// The batch with these events behind its own: a reference to a name and to properties each, `more` strings behind its own.

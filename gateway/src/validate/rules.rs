@@ -11,11 +11,14 @@ pub struct Rules {
     pub schema: Option<Schema>,
     /// What becomes of what looks like an e-mail address.
     pub personal_data: PersonalData,
+    /// Its sessions are told of each event that is dropped, redacted or observed.
+    pub debug: bool,
 }
 
 impl From<&uplink::Rules> for Rules {
     /// Central has checked them. What only a later version knows counts as the default.
     fn from(rules: &uplink::Rules) -> Self {
-        Self { schema: rules.schema.as_ref().map(Schema::from), personal_data: rules.personal_data() }
+        let schema = rules.schema.as_ref().map(Schema::from);
+        Self { schema, personal_data: rules.personal_data(), debug: rules.debug }
     }
 }

@@ -202,6 +202,56 @@ fn personal_data_is_redacted_kept_or_drops_its_event() {
 }
 
 #[test]
+fn a_site_in_debug_mode_is_told_of_its_events_in_its_own_words() {
+    let mut batch = batch(&["Signup", "plan", "jane@b.co", "far too long jane@b.co", "other jane@b.co"]);
+    let event = |name, props: &[u32]| Event { name, url: 2, props: props.to_vec(), ..Default::default() };
+    batch.events = vec![
+        event(1, &[]),
+        event(3, &[4, 5]),
+        event(3, &[4, 6]),
+        event(3, &[4, 5, 7, 5]),
+        event(3, &[]),
+        event(7, &[]),
+        Event { url: 9, ..event(1, &[]) },
+    ];
+    let told = |mode, debug| {
+        let rules = Rules { debug, ..rules(signup(mode), PersonalData::Redact) };
+        super::validate(&batch, CLOCKS, &rules).remarks.notices
+    };
+    let (enforced, observed) = (told(uplink::SchemaMode::Enforce, true), told(uplink::SchemaMode::Observe, true));
+    let reasons: Vec<_> = enforced.iter().map(|notice| (notice.event, notice.reason)).collect();
+    assert_eq!(
+        reasons,
+        [
+            (1, Reason::PersonalData),
+            (2, Reason::SchemaProps),
+            (3, Reason::SchemaProps),
+            (4, Reason::SchemaProps),
+            (5, Reason::SchemaEvent),
+            (6, Reason::BadReference),
+        ]
+    );
+    for (notice, said) in enforced.iter().zip([
+        "counted as `(redacted)`",
+        "not counted: the property `plan` has a value that does not fit",
+        "not counted: the site's schema does not list its property number 2",
+        "not counted: the site's schema requires the property `plan`",
+        "not counted: the site's schema has no event of this name",
+        "not counted: the event refers to a string behind",
+    ]) {
+        assert!(notice.message.starts_with(said), "{}", notice.message);
+    }
+    let of_both = |event| observed.iter().filter(move |notice| notice.event == event).map(|notice| notice.reason);
+    assert!(of_both(2).eq([Reason::SchemaProps, Reason::PersonalData]), "{observed:?}");
+    assert!(enforced.iter().chain(&observed).all(|notice| !notice.message.contains("jane")));
+    assert_eq!(told(uplink::SchemaMode::Enforce, false), []);
+
+    batch.events = vec![event(7, &[]); 50];
+    let rules = Rules { debug: true, ..rules(signup(uplink::SchemaMode::Enforce), PersonalData::Redact) };
+    assert_eq!(super::validate(&batch, CLOCKS, &rules).remarks.notices.len(), NOTICES_MAX);
+}
+
+#[test]
 fn what_is_longer_once_it_is_redacted_keeps_to_its_bounds() {
     let long = |bytes: usize| "a@b.co ".repeat(bytes / 7);
     let mut batch = with(batch(&[&long(120), &long(300), &long(2_000)]), |event| event.props = vec![4, 5]);
@@ -406,11 +456,8 @@ fn any_batch() -> impl Strategy<Value = Batch> {
 }
 
 fn any_rules() -> impl Strategy<Value = uplink::Rules> {
-    (proptest::option::of(schema::tests::any_schema()), 0..4i32).prop_map(|(schema, personal_data)| uplink::Rules {
-        schema,
-        personal_data,
-        debug: false,
-    })
+    (proptest::option::of(schema::tests::any_schema()), 0..4i32, any::<bool>())
+        .prop_map(|(schema, personal_data, debug)| uplink::Rules { schema, personal_data, debug })
 }
 
 proptest! {
@@ -430,6 +477,9 @@ proptest! {
         let observed: u32 = validated.remarks.observed.iter().map(|&(_, events)| events).sum();
         prop_assert!(observed as usize <= validated.events.len());
         prop_assert!(validated.remarks.redacted as usize <= validated.events.len());
+        let told = observed as usize + validated.remarks.redacted as usize + dropped;
+        let expected = if rules.debug && validated.refused.is_none() { told.min(NOTICES_MAX) } else { 0 };
+        prop_assert_eq!(validated.remarks.notices.len(), expected);
         if rules.personal_data != PersonalData::Allow {
             for event in &validated.events {
                 let recorded = crate::ingest::recorded(event);

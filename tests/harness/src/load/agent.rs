@@ -161,7 +161,7 @@ impl Agent {
                 }
                 Some(Ended::Broken)
             }
-            server_frame::Frame::Welcome(_) | server_frame::Frame::Config(_) => None,
+            server_frame::Frame::Welcome(_) | server_frame::Frame::Config(_) | server_frame::Frame::Notice(_) => None,
         }
     }
 
