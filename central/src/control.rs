@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, watch};
 pub mod access;
 pub mod gateways;
 pub mod outcomes;
+pub mod rules;
 pub mod salts;
 pub mod shards;
 pub mod sites;
@@ -77,10 +78,11 @@ pub enum ControlError {
 }
 
 /// One file a version of the schema. Each ends by setting `user_version` to its own number.
-const SCHEMA: [&str; 3] = [
+const SCHEMA: [&str; 4] = [
     include_str!("control/schema/001.sql"),
     include_str!("control/schema/002.sql"),
     include_str!("control/schema/003.sql"),
+    include_str!("control/schema/004.sql"),
 ];
 
 impl Control {

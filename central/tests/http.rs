@@ -42,6 +42,7 @@ async fn only_who_is_recognised_gets_an_answer() {
     sign_in(&central).await;
     asks_well_or_is_told_why(&central).await;
     sites_are_made_and_listed(&central).await;
+    rules_are_taken_kept_and_shown(&central).await;
     what_became_of_everything(&central).await;
     gateways_are_listed_and_retired(&central).await;
     audits(&central).await;
@@ -113,6 +114,34 @@ async fn asks_well_or_is_told_why(central: &Running) {
     assert_eq!(central.http.get(central.url("/api/v2/query")).send().await.unwrap().status(), 405);
 }
 
+async fn rules_are_taken_kept_and_shown(central: &Running) {
+    let put = async |rules: Value| {
+        let body = json!({"site_id": "a.example", "origins": ["https://a.example"], "rules": rules});
+        central.post("/api/v2/sites", body).await
+    };
+    let plan = json!({"type": "text", "values": ["free", "pro"], "bytes_max": 40, "required": true});
+    let events = json!({"Signup": {"props": {"plan": plan}}});
+    let rules = json!({
+        "schema": {"mode": "enforce", "events": events, "other_props": "refuse"}, "personal_data": "drop", "debug": true,
+    });
+    assert_eq!(put(rules.clone()).await.1["rules"], rules);
+    let (status, site) =
+        central.post("/api/v2/sites", json!({"site_id": "a.example", "origins": ["https://a.example"]})).await;
+    assert_eq!((status, &site["rules"]), (200, &rules), "a site keeps its rules while none are named");
+    for (wrong, said) in [
+        (json!({"personal_data": "hide"}), "`redact`, `allow`, `drop`"),
+        (json!({"schema": {"events": {}}}), "missing field `mode`"),
+        (json!({"schema": {"mode": "observe", "events": {"a\u{7}": {}}}}), "no control characters"),
+    ] {
+        let (status, answer) = put(wrong).await;
+        let text = answer["error"].as_str().unwrap();
+        assert!(status == 400 && text.contains(said), "{status} {text}");
+    }
+    assert_eq!(central.get("/api/v2/sites").await["sites"][0]["rules"], rules, "what is refused changes nothing");
+    let none = put(json!({})).await.1["rules"].clone();
+    assert_eq!(none, json!({"schema": null, "personal_data": "redact", "debug": false}));
+}
+
 async fn sites_are_made_and_listed(central: &Running) {
     let put = |body| central.post("/api/v2/sites", body);
     let (status, site) =
@@ -122,6 +151,7 @@ async fn sites_are_made_and_listed(central: &Running) {
     let expected = json!({
         "site_id": "a.example", "timezone": "Asia/Kathmandu", "origins": ["https://a.example"],
         "snippet": snippet, "first_event_at": null, "raw": "central",
+        "rules": {"schema": null, "personal_data": "redact", "debug": false},
     });
     assert_eq!(site, expected);
     let with = async |raw: Value| {

@@ -3,7 +3,9 @@
 
 use gateway::ingest::recorded;
 use gateway::source;
-use gateway::validate::{BatchHead, Clocks, Undecodable, ValidEvent, Validated, decode_batch, identity, validate};
+use gateway::validate::{
+    BatchHead, Clocks, Rules, Undecodable, ValidEvent, Validated, decode_batch, identity, validate,
+};
 use proto::Message;
 use proto::agent::{Batch, GivenUp, Reason};
 use proto::limits;
@@ -28,7 +30,7 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn decoded(batch: &Batch, clocks: Clocks) {
-    let valid = validate(batch, clocks);
+    let valid = validate(batch, clocks, &Rules::default());
     let dropped = events_of_the_batch(&valid.dropped);
     assert_eq!(valid.events.len() as u64 + dropped, batch.events.len() as u64, "events + dropped = the batch's");
     assert_eq!(given_up(&valid.dropped), reported(&batch.given_up), "what the agent gave up is in the ledger");

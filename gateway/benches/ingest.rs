@@ -71,8 +71,12 @@ fn ingest() -> Ingest {
     let day = |ms| gateway::visitor::LocalDay::at(ms, &jiff::tz::TimeZone::UTC).to_string();
     let now_ms = clock.now_ms();
     let sites = Sites::default();
-    let site =
-        Site { name: "shop".into(), origins: vec!["https://shop.example".into()], timezone: "UTC".into(), raw: 0 };
+    let site = Site {
+        name: "shop".into(),
+        origins: vec!["https://shop.example".into()],
+        timezone: "UTC".into(),
+        ..Default::default()
+    };
     let salts = vec![
         Salt { day: day(now_ms), key: vec![7; 16] },
         Salt { day: day(now_ms - 24 * 60 * 60 * 1000), key: vec![8; 16] },

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use proto::agent::{Ack, Reason, Reject, ServerFrame, Throttle, server_frame::Frame};
+use proto::agent::{self, Ack, Reason, Reject, ServerFrame, Throttle, server_frame::Frame};
 use proto::sid::Sid;
 use proto::wire::{Reader, Value};
 
-use crate::validate::{explain, is_final};
+use crate::validate::{Notice, explain, is_final};
 
 /// The end of a batch's way: it is durable, and Redis has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,15 @@ pub fn frames(answers: &[Answer], server_ms: u64) -> Vec<ServerFrame> {
 /// Not a refusal: the batch keeps its number and comes again after `wait_ms`.
 pub fn throttle(sid: Vec<u8>, seq: u32, wait_ms: u32) -> ServerFrame {
     frame(Frame::Throttle(Throttle { wait_ms, sid, seq }))
+}
+
+/// What the pages of a site in debug mode are told of a batch's events.
+pub fn notices(sid: Sid, seq: u32, notices: Vec<Notice>) -> Vec<ServerFrame> {
+    let notice = |Notice { event, reason, message }| {
+        let sid = sid.as_bytes().to_vec();
+        frame(Frame::Notice(agent::Notice { sid, seq, event, reason: reason.into(), message }))
+    };
+    notices.into_iter().map(notice).collect()
 }
 
 /// Sid and seq of an encoded batch, without decoding the rest: what is asked to wait must cost little.

@@ -81,7 +81,10 @@ pub struct Door {
 #[derive(Debug)]
 pub enum Taken {
     /// On its way into the log. Its answer comes to the session once Redis has it.
-    Submitted,
+    Submitted {
+        /// What a session is told of its events, if its site is in debug mode.
+        notices: Vec<ServerFrame>,
+    },
     /// Not now: it keeps its number and comes again.
     Later {
         /// Says so to the agent.
@@ -184,21 +187,26 @@ impl Door {
             return Taken::Later { frame: answer::throttle(sid, seq, wait_ms), wait_ms };
         }
         match self.ingest.take(&table, &site, client, envelope) {
-            Ok(accepted) => match self.submit(accepted, transport, session).await {
-                true => Taken::Submitted,
-                false => Taken::Stopping,
-            },
+            Ok(mut accepted) => {
+                let notices = std::mem::take(&mut accepted.remarks.notices);
+                let notices = answer::notices(accepted.sid, accepted.seq, notices);
+                match self.submit(accepted, transport, session).await {
+                    true => Taken::Submitted { notices },
+                    false => Taken::Stopping,
+                }
+            }
             Err(refusal) => Taken::Refused(refusal),
         }
     }
 
     /// Hands an accepted batch to the log. Its answer comes to `session` once Redis has it. False: the gateway is stopping.
     async fn submit(&self, accepted: Accepted, transport: &'static str, session: &mpsc::Sender<Answer>) -> bool {
-        let Accepted { sid, seq, record, refused, admission } = accepted;
+        let Accepted { sid, seq, record, refused, remarks, admission } = accepted;
         self.metrics.batch(transport);
         if let Some(reason) = refused {
             self.metrics.refused(reason);
         }
+        self.metrics.remarked(&remarks);
         let kib = u32::try_from(record.encoded_len() / 1024 + 1).unwrap_or(u32::MAX).min(ROOM_KIB);
         let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await else { return false };
         let waiter = Waiter { answer: Answer { sid, seq, refused }, session: session.clone(), admission, room };

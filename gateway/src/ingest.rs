@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proto::agent::{Batch, Envelope, Reason};
 use proto::record::{Dropped, Record, RecordedEvent};
 use proto::sid::Sid;
-use proto::uplink::VisitDimensions;
+use proto::uplink::{PersonalData, VisitDimensions};
 
 use crate::answer::Refusal;
 use crate::clock::Clock;
@@ -15,7 +15,7 @@ use crate::in_flight::{Admission, InFlight};
 use crate::sites::{Site, Sites, Table};
 use crate::source;
 use crate::user_agent::{Agents, DeviceInfo};
-use crate::validate::{self, BatchHead, Clocks, Undecodable, ValidEvent};
+use crate::validate::{self, BatchHead, Clocks, Remarks, Undecodable, ValidEvent, personal_data};
 use crate::visitor::{LocalDay, VisitorId};
 
 /// Who is on the other end of a connection. Address and user agent are hashed and looked up; they are never stored.
@@ -56,6 +56,8 @@ pub struct Accepted {
     pub record: Record,
     /// All of it is dropped, for this reason.
     pub refused: Option<Reason>,
+    /// What the site's rules found in what is counted.
+    pub remarks: Remarks,
     /// Holds the watermark back.
     pub admission: Admission,
 }
@@ -72,14 +74,16 @@ impl Ingest {
                 let (sid, seq) = identify(&batch.sid, batch.seq, batch.class, arrived_ms)?;
                 let unavailable = || Refusal { sid: batch.sid.clone(), seq, reason: Reason::Unavailable };
                 let clocks = Clocks { arrived_ms, sent_ms: envelope.sent_ms };
-                let (record, refused) = self.record(table, site, client, &batch, clocks).ok_or_else(unavailable)?;
-                Ok(Accepted { sid, seq, record, refused, admission })
+                let (record, refused, remarks) =
+                    self.record(table, site, client, &batch, clocks).ok_or_else(unavailable)?;
+                Ok(Accepted { sid, seq, record, refused, remarks, admission })
             }
             Err(Undecodable::Malformed) => Err(Refusal::of_frame(Reason::Malformed)),
             Err(Undecodable::InvalidUtf8(head)) => {
                 let (sid, seq) = identify(&head.sid, head.seq, head.class, arrived_ms)?;
                 let record = refused_record(site, &head, Reason::InvalidUtf8, arrived_ms);
-                Ok(Accepted { sid, seq, record, refused: Some(Reason::InvalidUtf8), admission })
+                let refused = Some(Reason::InvalidUtf8);
+                Ok(Accepted { sid, seq, record, refused, remarks: Remarks::default(), admission })
             }
         }
     }
@@ -92,20 +96,23 @@ impl Ingest {
         client: &Client,
         batch: &Batch,
         clocks: Clocks,
-    ) -> Option<(Record, Option<Reason>)> {
-        let mut valid = validate::validate(batch, clocks);
+    ) -> Option<(Record, Option<Reason>, Remarks)> {
+        let mut valid = validate::validate(batch, clocks, &site.rules);
         if client.device.bot && valid.refused.is_none() {
             valid.refused = Some(Reason::Bot);
             let events = u32::try_from(valid.events.len()).unwrap_or(u32::MAX);
             valid.events.clear();
+            valid.remarks = Remarks::default();
             valid.dropped.push(Dropped { reason: Reason::Bot as u32, events, ..Default::default() });
         }
         let (visitor, visitor_across_midnight) = match valid.events.first() {
             Some(first) => visitors(table, site, client, first.at_ms, clocks.arrived_ms)?,
             None => (0, 0),
         };
-        let dimensions =
-            valid.events.first().map(|first| self.dimensions(client, first, valid.screen.clone(), valid.language));
+        let dimensions = valid
+            .events
+            .first()
+            .map(|first| self.dimensions(site, client, first, valid.screen.clone(), valid.language));
         let record = Record {
             site: site.name.clone(),
             sid: batch.sid.clone(),
@@ -118,10 +125,21 @@ impl Ingest {
             dimensions,
             visitor_across_midnight,
         };
-        Some((record, valid.refused))
+        Some((record, valid.refused, valid.remarks))
     }
 
-    fn dimensions(&self, client: &Client, first: &ValidEvent<'_>, screen: String, language: &str) -> VisitDimensions {
+    fn dimensions(
+        &self,
+        site: &Site,
+        client: &Client,
+        first: &ValidEvent<'_>,
+        screen: String,
+        language: &str,
+    ) -> VisitDimensions {
+        let mut attributed = source::attribute(&first.page.url, first.referrer.as_deref());
+        if site.rules.personal_data != PersonalData::Allow {
+            personal_data::redact_dimensions(&mut attributed);
+        }
         let place = self.geo.as_ref().map_or_else(Place::default, |geo| geo.look_up(client.address));
         let device = &client.device;
         VisitDimensions {
@@ -135,7 +153,7 @@ impl Ingest {
             device: device.device.as_str().to_owned(),
             screen,
             language: language.to_owned(),
-            ..source::attribute(&first.page.url, first.referrer.as_deref())
+            ..attributed
         }
     }
 }
@@ -157,11 +175,11 @@ fn visitors(table: &Table, site: &Site, client: &Client, at_ms: u64, arrived_ms:
 /// As it is logged.
 pub fn recorded(event: &ValidEvent<'_>) -> RecordedEvent {
     RecordedEvent {
-        name: event.name.to_owned(),
+        name: (*event.name).to_owned(),
         at_ms: event.at_ms,
         hostname: event.page.hostname.clone(),
         path: event.page.path.clone(),
-        props: event.props.iter().flat_map(|(key, value)| [(*key).to_owned(), (*value).to_owned()]).collect(),
+        props: event.props.iter().flat_map(|(key, value)| [(**key).to_owned(), (**value).to_owned()]).collect(),
         engaged_ms: event.engaged_ms,
         index: event.index,
     }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use proto::agent::Reason;
 
-use crate::validate::label;
+use crate::validate::{Remarks, label};
 
 /// One reason of the ledger; there are some thirty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -77,6 +77,10 @@ pub struct Metrics {
     pub batches: Family<TransportLabel, Counter>,
     /// Batches and frames not taken, and batches finally refused, by reason.
     pub refusals: Family<ReasonLabel, Counter>,
+    /// Events that are counted and that their site's schema would drop if it were enforced, by reason.
+    pub observed_events: Family<ReasonLabel, Counter>,
+    /// Events in which personal data was redacted.
+    pub redacted_events: Counter,
     /// Batches asked to come later.
     pub throttled: Counter,
     /// Records that are in the log.
@@ -127,6 +131,8 @@ impl Metrics {
             waf_unremembered: Counter::default(),
             batches: Family::default(),
             refusals: Family::default(),
+            observed_events: Family::default(),
+            redacted_events: Counter::default(),
             throttled: Counter::default(),
             log_records: Counter::default(),
             log_flush_seconds: Histogram::new(exponential_buckets(0.00005, 2.0, 16)),
@@ -168,6 +174,16 @@ impl Metrics {
         );
         registry.register("tideline_gateway_batches", "Batches that went towards the log", m.batches);
         registry.register("tideline_gateway_refusals", "Batches and frames refused", m.refusals);
+        registry.register(
+            "tideline_gateway_observed_events",
+            "Events counted that an enforced schema would drop",
+            m.observed_events,
+        );
+        registry.register(
+            "tideline_gateway_redacted_events",
+            "Events in which personal data was redacted",
+            m.redacted_events,
+        );
         registry.register("tideline_gateway_throttled", "Batches asked to come later", m.throttled);
         registry.register("tideline_gateway_log_records", "Records in the log", m.log_records);
         registry.register("tideline_gateway_log_flush_seconds", "Time of one group commit", m.log_flush_seconds);
@@ -208,6 +224,14 @@ impl Metrics {
     /// How this gateway stands to `redis` or `central`.
     pub fn breaker(&self, to: &'static str, breaker: Breaker) {
         self.breakers.get_or_create(&DependencyLabel { to }).set(breaker as i64);
+    }
+
+    /// What a site's rules found.
+    pub fn remarked(&self, remarks: &Remarks) {
+        for &(reason, events) in &remarks.observed {
+            self.observed_events.get_or_create(&ReasonLabel { reason: label(reason) }).inc_by(events.into());
+        }
+        self.redacted_events.inc_by(remarks.redacted.into());
     }
 
     /// A connection too many for this limit.

@@ -221,7 +221,12 @@ impl<T: Transport> Session<T> {
         };
         let taken = self.door.take(&self.client, site, envelope, Some(&self.throttle), T::NAME, &self.answer_to).await;
         match taken {
-            Taken::Submitted => self.in_flight += 1,
+            Taken::Submitted { notices } => {
+                self.in_flight += 1;
+                if !notices.is_empty() {
+                    self.send(&notices).await?;
+                }
+            }
             Taken::Later { frame, .. } => self.send(&[frame]).await?,
             Taken::Refused(refusal) if refusal.sid.is_empty() => return Err(End::Close(Close::Refused(refusal))),
             Taken::Refused(refusal) => {

@@ -8,6 +8,7 @@ use proto::agent::Reason;
 use proto::origin::{SentOrigin, SiteOrigin};
 use proto::uplink::{Configuration, Raw};
 
+use crate::validate::Rules;
 use crate::visitor::{SaltError, Salts};
 
 /// A site.
@@ -19,6 +20,8 @@ pub struct Site {
     pub timezone: TimeZone,
     /// Where its raw rows go.
     pub raw: Raw,
+    /// What it wants of its events.
+    pub rules: Rules,
     origins: Origins,
 }
 
@@ -80,7 +83,9 @@ impl Table {
             let bad = |_| BadConfiguration::Timezone { site: site.name.clone(), timezone: site.timezone.clone() };
             let timezone = TimeZone::get(&site.timezone).map_err(bad)?;
             let origins = Origins::new(&site.name, &site.origins);
-            Ok((site.name.clone(), Arc::new(Site { name: site.name.clone(), timezone, raw: site.raw(), origins })))
+            let rules = site.rules.as_ref().map(Rules::from).unwrap_or_default();
+            let (name, raw) = (site.name.clone(), site.raw());
+            Ok((site.name.clone(), Arc::new(Site { name, timezone, raw, rules, origins })))
         };
         let sites = configuration.sites.iter().map(site).collect::<Result<_, BadConfiguration>>()?;
         Ok(Self { sites, salts: Salts::try_new(&configuration.salts)? })
@@ -132,7 +137,8 @@ mod tests {
     fn configuration(timezone: &str) -> Configuration {
         let origins =
             ["https://Shop.example/", "https://*.shop.example", "http://localhost:*", "*"].map(str::to_owned).into();
-        let site = proto::uplink::Site { name: "shop".into(), origins, timezone: timezone.into(), raw: 0 };
+        let site =
+            proto::uplink::Site { name: "shop".into(), origins, timezone: timezone.into(), ..Default::default() };
         Configuration { sites: vec![site], ..Default::default() }
     }
 

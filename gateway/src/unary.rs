@@ -47,7 +47,7 @@ pub async fn ask(door: &Door, client: &Client, envelope: &Envelope, transport: &
     };
     let answered = async {
         match door.take(client, &envelope.site, envelope, None, transport, &session).await {
-            Taken::Submitted => answers.recv().await.map(Asked::Answered),
+            Taken::Submitted { .. } => answers.recv().await.map(Asked::Answered),
             Taken::Later { frame, wait_ms } => Some(Asked::Later { frame, wait_ms }),
             Taken::Refused(refusal) => Some(Asked::Refused(refusal)),
             Taken::Stopping => None,

@@ -1,23 +1,34 @@
 //! What of a batch is counted. Decode ([`decode_frame`] or [`decode_envelope`], [`decode_batch`]), then [`identity`], then
 //! [`validate`]: past this nothing is checked again, and every event that is not counted has exactly one [`Reason`].
+//!
+//! What holds for everybody is here; what a site adds is in its [`Rules`]: a [`schema`], and what becomes of [`personal_data`].
 
 mod decode;
+mod notice;
+pub mod personal_data;
 mod reason;
+mod rules;
+mod schema;
+mod strings;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use proto::{
     agent::{Batch, Class, Event, GivenUp, Reason},
     limits,
     record::Dropped,
     sid::Sid,
+    uplink::PersonalData,
 };
 use url::Url;
 
-use crate::source;
+use schema::Breach;
+use strings::{Control, Judged, Strings};
 
 pub use decode::{BatchHead, Undecodable, decode_batch, decode_envelope, decode_frame};
+pub use notice::{NOTICES_MAX, Notice};
 pub use reason::{explain, is_final, label};
+pub use rules::Rules;
 
 /// An event may be this much older than its arrival: as long as the longest acceptance of a batch.
 const EVENT_AGE_MS_MAX: i128 = limits::ACCEPT_LONG_MS as i128;
@@ -61,6 +72,28 @@ pub struct Validated<'a> {
     pub screen: String,
     /// A BCP 47 tag; empty if the batch names none.
     pub language: &'a str,
+    /// What else is to be told of its events.
+    pub remarks: Remarks,
+}
+
+/// What the site's rules found in events that are counted; and, in debug mode, what its pages are told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Remarks {
+    /// Events that an enforced schema would have dropped, by reason.
+    pub observed: Vec<(Reason, u32)>,
+    /// Events in which personal data was redacted.
+    pub redacted: u32,
+    /// In the order of the batch, [`NOTICES_MAX`] at most.
+    pub notices: Vec<Notice>,
+}
+
+/// A text of an event.
+#[derive(Clone, Debug)]
+pub enum Text<'a> {
+    /// Its bytes in the batch.
+    AsSent(&'a str),
+    /// Without what is not kept.
+    Changed(Arc<str>),
 }
 
 /// An event that is counted.
@@ -69,7 +102,7 @@ pub struct ValidEvent<'a> {
     /// Its place in the batch: with sid and seq, its identity.
     pub index: u32,
     /// [`limits::PAGEVIEW`], or what the page called it.
-    pub name: &'a str,
+    pub name: Text<'a>,
     /// When it happened by the region's clock, Unix ms; never after its arrival.
     pub at_ms: u64,
     /// Where it happened. Events of one page share it.
@@ -77,7 +110,7 @@ pub struct ValidEvent<'a> {
     /// Whence the visitor came to the page.
     pub referrer: Option<Arc<Url>>,
     /// Key and value.
-    pub props: Vec<(&'a str, &'a str)>,
+    pub props: Vec<(Text<'a>, Text<'a>)>,
     /// Time the page was in use since the event before.
     pub engaged_ms: u32,
 }
@@ -96,14 +129,14 @@ pub struct Page {
 impl ValidEvent<'_> {
     /// What it takes in a record at most, encoded.
     fn recorded_bytes(&self) -> usize {
-        let prop = |(key, value): &(&str, &str)| key.len() + value.len() + 2 * PROP_FRAME_BYTES;
+        let prop = |(key, value): &(Text<'_>, Text<'_>)| key.len() + value.len() + 2 * PROP_FRAME_BYTES;
         let strings = self.name.len() + self.page.hostname.len() + self.page.path.len();
         EVENT_FRAME_BYTES + strings + self.props.iter().map(prop).sum::<usize>()
     }
 
     /// A pageview; everything else is an event.
     pub fn is_pageview(&self) -> bool {
-        self.name == limits::PAGEVIEW
+        *self.name == *limits::PAGEVIEW
     }
 }
 
@@ -129,7 +162,7 @@ pub fn identity(sid: &[u8], seq: u32, class: i32, now_ms: u64) -> Result<(Sid, u
 }
 
 /// Takes a batch apart. `events.len()` and the events in `dropped` that are not `given_up` add up to the batch's events.
-pub fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
+pub fn validate<'a>(batch: &'a Batch, clocks: Clocks, rules: &Rules) -> Validated<'a> {
     let mut dropped = Tally::default();
     for given_up in &batch.given_up {
         dropped.given_up(given_up);
@@ -140,6 +173,7 @@ pub fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
         dropped: Vec::new(),
         screen: screen(batch),
         language: language(batch),
+        remarks: Remarks::default(),
     };
     if batch.events.len() > limits::EVENTS_MAX {
         validated.refused = Some(Reason::TooManyEvents);
@@ -147,22 +181,25 @@ pub fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
     } else if batch.events.is_empty() && batch.given_up.is_empty() {
         validated.refused = Some(Reason::EmptyBatch);
     } else {
-        let mut strings = Strings::new(&batch.strings);
+        let mut strings = Strings::new(&batch.strings, rules.personal_data);
         let mut at_ms = i128::from(batch.base_ms); // wide enough for 10,000 deltas of 64 bits
         validated.events.reserve(batch.events.len());
         let mut recorded_bytes = 0;
         for (index, event) in (0..).zip(&batch.events) {
             at_ms += i128::from(event.delta_ms);
-            match valid_event(index, event, at_ms, clocks, &mut strings) {
-                Ok(event) => {
-                    recorded_bytes += event.recorded_bytes();
-                    if recorded_bytes <= EVENTS_BYTES_MAX {
-                        validated.events.push(event);
-                    } else {
-                        dropped.events(Reason::RecordTooLarge, 1);
-                    }
+            let ruled = valid_event(index, event, at_ms, clocks, rules, &mut strings).and_then(|ruled| {
+                recorded_bytes += ruled.event.recorded_bytes();
+                if recorded_bytes <= EVENTS_BYTES_MAX { Ok(ruled) } else { Err(Reason::RecordTooLarge.into()) }
+            });
+            match ruled {
+                Ok(Ruled { event, observed, redacted }) => {
+                    validated.events.push(event);
+                    validated.remarks.counted(index, observed, redacted, rules.debug);
                 }
-                Err(reason) => dropped.events(reason, 1),
+                Err(fault) => {
+                    dropped.events(fault.reason, 1);
+                    validated.remarks.notice(rules.debug, || Notice::dropped(index, fault.reason, fault.breach));
+                }
             }
         }
     }
@@ -180,49 +217,100 @@ impl BatchHead {
     }
 }
 
-/// The checks in this order, so that an event wrong in two ways has the one reason that comes first.
-fn valid_event<'a>(
+/// An event that is counted, and what the site's rules found in it.
+struct Ruled<'a, 's> {
+    event: ValidEvent<'a>,
+    observed: Option<Breach<'s>>,
+    redacted: bool,
+}
+
+/// Why an event is not counted.
+struct Fault<'s> {
+    reason: Reason,
+    /// If it is the site's schema.
+    breach: Option<Breach<'s>>,
+}
+
+impl From<Reason> for Fault<'_> {
+    fn from(reason: Reason) -> Self {
+        Self { reason, breach: None }
+    }
+}
+
+/// The checks in this order, so that an event wrong in two ways has the one reason that comes first: what holds for everybody, then
+/// the site's schema, of what the page sent, then personal data.
+fn valid_event<'a, 's>(
     index: u32,
     event: &Event,
     device_ms: i128,
     clocks: Clocks,
+    rules: &'s Rules,
     strings: &mut Strings<'a>,
-) -> Result<ValidEvent<'a>, Reason> {
-    let name = strings.at(event.name)?.filter(|name| is_event_name(name));
+) -> Result<Ruled<'a, 's>, Fault<'s>> {
+    strings.at(event.name)?;
     let url = strings.at(event.url)?;
     let referrer = strings.at(event.referrer)?;
-    let props = props(event, strings)?;
-    let name = name.ok_or(Reason::InvalidEventName)?;
-    let page = url.and_then(|url| strings.page(url)).ok_or(Reason::InvalidUrl)?;
-    let props = props.ok_or(Reason::InvalidProps)?;
-    Ok(ValidEvent {
-        index,
-        name,
-        at_ms: corrected(device_ms, clocks)?,
-        page,
-        referrer: referrer.and_then(|referrer| strings.referrer(referrer)),
-        props,
-        engaged_ms: event.engaged_ms.min(ENGAGED_MS_MAX),
-    })
-}
+    event.props.iter().try_for_each(|&prop| strings.at(prop).map(drop))?;
+    let page = url.and_then(|url| strings.page(url));
+    let referrer = referrer.and_then(|referrer| strings.referrer(referrer));
+    let name = event_name(event.name, strings).ok_or(Reason::InvalidEventName)?;
+    let page = page.ok_or(Reason::InvalidUrl)?;
+    let props = props(event, strings).ok_or(Reason::InvalidProps)?;
+    let at_ms = corrected(device_ms, clocks)?;
 
-fn is_event_name(name: &str) -> bool {
-    (1..=limits::EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
-}
-
-/// Every reference is looked up before any is judged: `Err` is a bad reference, `None` a bad property.
-fn props<'a>(event: &Event, strings: &Strings<'a>) -> Result<Option<Vec<(&'a str, &'a str)>>, Reason> {
-    let texts: Vec<&str> = event
-        .props
-        .iter()
-        .map(|&reference| Ok(strings.at(reference)?.unwrap_or_default()))
-        .collect::<Result<_, _>>()?;
-    let (pairs, rest) = texts.as_chunks::<2>();
-    let fits = |[key, value]: &[&str; 2]| {
-        (1..=limits::PROP_KEY_BYTES_MAX).contains(&key.len()) && value.len() <= limits::PROP_VALUE_BYTES_MAX
+    let sent = props.iter().map(|(key, value)| (&*key.sent, value.map_or("", |value| &*value.sent)));
+    let breach = rules.schema.as_ref().and_then(|schema| Some((schema.enforced, schema.breach(&name.sent, sent)?)));
+    let observed = match breach {
+        Some((true, breach)) => return Err(Fault { reason: breach.reason(), breach: Some(breach) }),
+        breach => breach.map(|(_, breach)| breach),
     };
-    let valid = rest.is_empty() && pairs.len() <= limits::PROPS_MAX && pairs.iter().all(fits);
-    Ok(valid.then(|| pairs.iter().map(|&[key, value]| (key, value)).collect()))
+    let redacted = name.personal
+        || page.personal
+        || referrer.as_ref().is_some_and(|referrer| referrer.personal)
+        || props.iter().any(|(key, value)| key.personal || value.is_some_and(|value| value.personal));
+    if redacted && rules.personal_data == PersonalData::Drop {
+        return Err(Reason::PersonalData.into());
+    }
+    let value = |value: &Judged<'a>| value.kept(limits::PROP_VALUE_BYTES_MAX);
+    let event = ValidEvent {
+        index,
+        name: name.kept(limits::EVENT_NAME_BYTES_MAX),
+        at_ms,
+        page: page.what,
+        referrer: referrer.map(|referrer| referrer.what),
+        props: props
+            .into_iter()
+            .map(|(key, of)| (key.kept(limits::PROP_KEY_BYTES_MAX), of.map_or(Text::AsSent(""), value)))
+            .collect(),
+        engaged_ms: event.engaged_ms.min(ENGAGED_MS_MAX),
+    };
+    Ok(Ruled { event, observed, redacted })
+}
+
+fn event_name<'s, 'a>(reference: u32, strings: &'s Strings<'a>) -> Option<&'s Judged<'a>> {
+    let name = strings.text(reference, limits::EVENT_NAME_BYTES_MAX)?;
+    (!name.sent.is_empty() && name.control == Control::None).then_some(name)
+}
+
+/// Keys, and values if they are not empty.
+type Props<'s, 'a> = Vec<(&'s Judged<'a>, Option<&'s Judged<'a>>)>;
+
+fn props<'s, 'a>(event: &Event, strings: &'s Strings<'a>) -> Option<Props<'s, 'a>> {
+    let (pairs, rest) = event.props.as_chunks::<2>();
+    if !rest.is_empty() || pairs.len() > limits::PROPS_MAX {
+        return None;
+    }
+    let prop = |&[key, value]: &[u32; 2]| {
+        let key = strings.text(key, limits::PROP_KEY_BYTES_MAX)?;
+        let is_key = !key.sent.is_empty() && key.control == Control::None;
+        let value = match value {
+            0 => None,
+            value => Some(strings.text(value, limits::PROP_VALUE_BYTES_MAX)?),
+        };
+        let is_value = value.is_none_or(|value| value.control != Control::Other);
+        (is_key && is_value).then_some((key, value))
+    };
+    pairs.iter().map(prop).collect()
 }
 
 /// The event's time by the region's clock: as long before the arrival as it was, on the device, before the transmission.
@@ -246,50 +334,33 @@ fn screen(batch: &Batch) -> String {
 
 /// Not worth refusing anything for: what is not a tag is no tag.
 fn language(batch: &Batch) -> &str {
-    let tag = Strings::new(&batch.strings).at(batch.language).ok().flatten().unwrap_or_default();
+    let tag = strings::at(&batch.strings, batch.language).ok().flatten().unwrap_or_default();
     let is_tag =
         tag.len() <= LANGUAGE_BYTES_MAX && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if is_tag { tag } else { "" }
 }
 
-/// A batch's string table, and the URLs in it once they are parsed: most events of a batch share one.
-struct Strings<'a> {
-    table: &'a [String],
-    pages: HashMap<&'a str, Option<Arc<Page>>>,
-    referrers: HashMap<&'a str, Option<Arc<Url>>>,
-}
-
-impl<'a> Strings<'a> {
-    fn new(table: &'a [String]) -> Self {
-        Self { table, pages: HashMap::new(), referrers: HashMap::new() }
+impl Remarks {
+    fn counted(&mut self, index: u32, observed: Option<Breach<'_>>, redacted: bool, debug: bool) {
+        if let Some(breach) = observed {
+            let reason = breach.reason();
+            match self.observed.iter_mut().find(|(of, _)| *of == reason) {
+                Some((_, events)) => *events += 1,
+                None => self.observed.push((reason, 1)),
+            }
+            self.notice(debug, || Notice::observed(index, breach));
+        }
+        if redacted {
+            self.redacted += 1;
+            self.notice(debug, || Notice::redacted(index));
+        }
     }
 
-    /// The string behind a reference; reference 0 is none.
-    fn at(&self, reference: u32) -> Result<Option<&'a str>, Reason> {
-        let Some(index) = (reference as usize).checked_sub(1) else { return Ok(None) };
-        self.table.get(index).map(|text| Some(text.as_str())).ok_or(Reason::BadReference)
+    fn notice(&mut self, debug: bool, notice: impl FnOnce() -> Notice) {
+        if debug && self.notices.len() < NOTICES_MAX {
+            self.notices.push(notice());
+        }
     }
-
-    fn page(&mut self, text: &'a str) -> Option<Arc<Page>> {
-        self.pages.entry(text).or_insert_with(|| Page::parse(text).map(Arc::new)).clone()
-    }
-
-    fn referrer(&mut self, text: &'a str) -> Option<Arc<Url>> {
-        let parse = || absolute(text, &["http", "https", "android-app"]).map(Arc::new);
-        self.referrers.entry(text).or_insert_with(parse).clone()
-    }
-}
-
-impl Page {
-    fn parse(text: &str) -> Option<Self> {
-        let url = absolute(text, &["http", "https"])?;
-        Some(Self { hostname: url.host_str()?.to_owned(), path: source::path(&url), url })
-    }
-}
-
-fn absolute(text: &str, schemes: &[&str]) -> Option<Url> {
-    let url = (text.len() <= limits::URL_BYTES_MAX).then(|| Url::parse(text).ok())??;
-    (schemes.contains(&url.scheme()) && url.has_host()).then_some(url)
 }
 
 /// Counts of what is not counted: one row a reason, few enough to search through.

@@ -287,7 +287,7 @@ impl<I: Iterator<Item = Intended>> Session<I> {
     fn on_frame(&mut self, frame: &[u8]) {
         self.receipts.received(frame.len());
         match self.agent.receive(self.clock.now_ms(), frame) {
-            Answer::Taken => {}
+            Answer::Taken | Answer::Noticed(_) => {}
             Answer::Unreadable => self.tally.lock().batches.unknown_answers += 1,
             Answer::Refused(_, message) => self.tally.lock().refusal = Some(text(message)),
             Answer::Stopped(_, message) => {

@@ -72,7 +72,7 @@ export const wrapCore = (exports) => {
       exports.event(at, end);
     },
 
-    // Gives the gateway's message if it does not want us.
+    // Gives the gateway's message if it does not want us, or has something to say to a developer.
     receive(frame) {
       if (frame.length > input.length) return '';
       input.set(frame);

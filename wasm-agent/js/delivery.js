@@ -144,8 +144,8 @@ export const startDelivery = (base, site, settings) => {
   };
 
   const receive = (frame) => {
-    const refusal = core.receive(frame);
-    if (refusal) console.warn('tideline: ' + refusal);
+    const message = core.receive(frame);
+    if (message) console.warn('tideline: ' + message);
     pump();
   };
 

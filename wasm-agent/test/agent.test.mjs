@@ -1,7 +1,7 @@
 // What the agent does in a real browser, seen from the gateway.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { REASON_TOO_LARGE, REASON_UNKNOWN_SITE } from './gateway.mjs';
+import { REASON_SCHEMA_EVENT, REASON_TOO_LARGE, REASON_UNKNOWN_SITE } from './gateway.mjs';
 import { html, launch, settles, sleep, snippet, until, visit } from './browser.mjs';
 
 let browser;
@@ -235,6 +235,18 @@ test('an unknown site is said once in the console and then left', LIMITS, () => 
     await sleep(800);
     assert.equal(gateway.connections, 1);
     assert.equal(gateway.names().includes('Unheard'), false);
+  });
+});
+
+test('what a site in debug mode is told of its events is said in the console, and nothing else comes of it', LIMITS, () => {
+  const notice = { event: 1, reason: REASON_SCHEMA_EVENT, message: 'not counted: the schema has no such event' };
+  return visit(browser, { gateway: { notice } }, async ({ gateway, page, url, warnings }) => {
+    await page.goto(url);
+    await settles(() => warnings, ['tideline: not counted: the schema has no such event'], 1_500);
+    await page.evaluate(() => tideline('Signup'));
+    await settles(() => gateway.names(), ['/', 'Signup']);
+    await settles(() => gateway.numbers(), [1, 1], 1_500);
+    assert.equal(gateway.connections, 1);
   });
 });
 

@@ -15,6 +15,7 @@ const [ClientFrame, ServerFrame, Hello, Envelope, Batch] = ['ClientFrame', 'Serv
 );
 
 export const REASON_UNKNOWN_SITE = 5;
+export const REASON_SCHEMA_EVENT = 42;
 export const REASON_TOO_LARGE = 67;
 
 const TYPES = { '.js': 'text/javascript', '.wasm': 'application/wasm' };
@@ -40,6 +41,7 @@ export class Gateway {
   flushIntervalMs = 500;
   reject = null; // a Reject for everything
   throttle = null; // a Throttle for every batch
+  notice = null; // a Notice before the answer of every batch on a socket
   fileDelay = 0; // ms before tideline.wasm is served
   without = []; // files that are not served
   port = 0;
@@ -219,6 +221,7 @@ export class Gateway {
       } else if (this.swallows === 'batches') this.swallowed++;
       else if (frame.batch) {
         const answer = this.#envelope(Envelope.encode(frame.batch).finish(), 'socket', connection);
+        if (this.notice) say(socket, { notice: this.notice });
         if (answer) say(socket, answer);
       }
     });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, tz::TimeZone};
 use proto::origin::{BadOrigin, SiteOrigin};
 
-use super::{Control, ControlError};
+use super::{Control, ControlError, rules::Rules};
 
 /// A site whose parts were checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub struct Site {
     pub timezone: String,
     /// Where its raw rows go.
     pub raw: Raw,
+    /// What it wants of its events.
+    pub rules: Rules,
 }
 
 /// Where the raw rows of a site go.
@@ -83,7 +85,8 @@ impl Site {
         let form = |origin: &String| origin.parse().map(|origin: SiteOrigin| origin.to_string());
         let origins = origins.iter().map(form).collect::<Result<_, _>>()?;
         TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
-        Ok(Self { name: name.to_owned(), origins, timezone: timezone.to_owned(), raw: Raw::default() })
+        let (name, timezone) = (name.to_owned(), timezone.to_owned());
+        Ok(Self { name, origins, timezone, raw: Raw::default(), rules: Rules::default() })
     }
 }
 
@@ -97,10 +100,10 @@ impl Control {
     /// Makes the site, or gives the one of its name all that can change; gateways are told at once.
     pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<(), ControlError> {
         sqlx::query(
-            "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END)
+            "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms, rules)
+             VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END, ?6)
              ON CONFLICT (name) DO UPDATE
-             SET timezone = excluded.timezone, origins = excluded.origins, raw = excluded.raw,
+             SET timezone = excluded.timezone, origins = excluded.origins, raw = excluded.raw, rules = excluded.rules,
                  raw_since_ms = CASE WHEN excluded.raw = 'none' THEN NULL WHEN raw = 'central' THEN raw_since_ms ELSE ?4 END",
         )
         .bind(&site.name)
@@ -108,20 +111,23 @@ impl Control {
         .bind(serde_json::Value::from(site.origins.clone()).to_string())
         .bind(now.as_millisecond())
         .bind(site.raw.name())
+        .bind(serde_json::json!(site.rules).to_string())
         .execute(&self.pool)
         .await?;
         self.publish().await
     }
 
     pub(super) async fn read_sites(&self) -> Result<BTreeMap<String, Site>, ControlError> {
-        let rows: Vec<(String, String, String, String)> =
-            sqlx::query_as("SELECT name, timezone, origins, raw FROM sites").fetch_all(&self.pool).await?;
+        let rows: Vec<(String, String, String, String, String)> =
+            sqlx::query_as("SELECT name, timezone, origins, raw, rules FROM sites").fetch_all(&self.pool).await?;
         rows.into_iter()
-            .map(|(name, timezone, origins, raw)| {
-                let origins = serde_json::from_str(&origins)
-                    .map_err(|_| ControlError::Damaged(format!("the origins of site {name:?}")))?;
+            .map(|(name, timezone, origins, raw, rules)| {
+                let damaged = |what| ControlError::Damaged(format!("the {what} of site {name:?}"));
+                let origins = serde_json::from_str(&origins).map_err(|_| damaged("origins"))?;
                 let raw = if raw == Raw::None.name() { Raw::None } else { Raw::Central };
-                Ok((name.clone(), Site { name, origins, timezone, raw }))
+                let rules = serde_json::from_str(&rules).ok().and_then(|rules| Rules::try_new(rules).ok());
+                let rules = rules.ok_or_else(|| damaged("rules"))?;
+                Ok((name.clone(), Site { name, origins, timezone, raw, rules }))
             })
             .collect()
     }

@@ -122,6 +122,23 @@ async fn a_changed_site_is_published_and_kept() {
 }
 
 #[tokio::test]
+async fn rules_are_published_and_kept() {
+    let (folder, control) = control().await;
+    let new =
+        serde_json::from_str(r#"{"schema": {"mode": "enforce", "events": {"Signup": {}}}, "debug": true}"#).unwrap();
+    let mut site = Site::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
+    control.put_site(&site, noon()).await.unwrap();
+    let mut published = control.published();
+    published.mark_unchanged();
+    site.rules = rules::Rules::try_new(new).unwrap();
+    control.put_site(&site, noon()).await.unwrap();
+    assert!(published.has_changed().unwrap(), "gateways are told");
+    control.close().await;
+    let reopened = Control::open(folder.path()).await.unwrap();
+    assert_eq!(reopened.site("shop"), Some(site));
+}
+
+#[tokio::test]
 async fn raw_rows_are_whole_from_an_hour_after_a_site_wanted_them_again() {
     let (folder, control) = control().await;
     let put = async |raw, now| {
@@ -287,7 +304,7 @@ async fn a_file_of_a_later_version_is_left_alone() {
     sqlx::query("PRAGMA user_version = 99").execute(&control.pool).await.unwrap();
     control.close().await;
     let error = Control::open(folder.path()).await.unwrap_err();
-    assert!(matches!(error, ControlError::Newer { found: 99, known: 3 }), "{error}");
+    assert!(matches!(error, ControlError::Newer { found: 99, known: 4 }), "{error}");
 }
 
 #[tokio::test]
@@ -309,4 +326,5 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     assert!(since > noon().as_millisecond() as u64 / 2, "it has events from before raw rows: {since}");
     let entered: i64 = sqlx::query_scalar("SELECT entered_ms FROM gateways").fetch_one(&control.pool).await.unwrap();
     assert_eq!(entered, 7, "an older version registered in Redis what it registered here");
+    assert_eq!(control.site("shop").unwrap().rules, rules::Rules::default());
 }

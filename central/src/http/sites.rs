@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 use super::{Dashboard, Problem, access::Caller, json::JsonBody};
 use crate::{
-    control::sites::{Raw, Site},
+    control::{
+        rules::{NewRules, Rules},
+        sites::{Raw, Site},
+    },
     live::minute_text,
 };
 
@@ -34,6 +37,8 @@ pub struct NewSite {
     timezone: String,
     /// `central` or `none`; without it a site keeps what it has, a new one gets `central`.
     raw: Option<Raw>,
+    /// Without them a site keeps what it has, a new one gets the defaults.
+    rules: Option<NewRules>,
 }
 
 fn utc() -> String {
@@ -54,8 +59,12 @@ pub async fn put(
     }
     let mut site = Site::try_new(&new.site_id, &new.origins, &new.timezone)
         .map_err(|error| Problem::invalid(error.to_string()))?;
-    let before = dashboard.control.site(&site.name).map(|site| site.raw);
-    site.raw = new.raw.or(before).unwrap_or_default();
+    let rules = new.rules.map(Rules::try_new).transpose().map_err(|error| Problem::invalid(error.to_string()))?;
+    if let Some(before) = dashboard.control.site(&site.name) {
+        (site.raw, site.rules) = (before.raw, before.rules);
+    }
+    site.raw = new.raw.unwrap_or(site.raw);
+    site.rules = rules.unwrap_or(site.rules);
     dashboard.control.put_site(&site, Timestamp::now()).await?;
     Ok(Json(described(&dashboard, &site).await?))
 }
@@ -70,6 +79,7 @@ async fn described(dashboard: &Dashboard, site: &Site) -> Result<Value, Problem>
         "timezone": site.timezone,
         "origins": site.origins,
         "raw": site.raw,
+        "rules": site.rules,
         "snippet": snippet,
         "first_event_at": first_event.map(minute_text),
     }))

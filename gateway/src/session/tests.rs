@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proto::Message;
 use proto::agent::{Batch, Bye, ClientFrame, Event, Hello};
 use proto::sid::Sid;
-use proto::uplink::{Configuration, Salt, Site};
+use proto::uplink::{self, Configuration, Salt, Site};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -135,11 +135,8 @@ pub fn envelope(door: &Door, seq: u32) -> Envelope {
 /// A door, and the log's end of it.
 pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) {
     let clock = Clock::new();
-    let day = LocalDay::at(clock.now_ms(), &jiff::tz::TimeZone::UTC).to_string();
     let sites = Sites::default();
-    let site = Site { name: "shop".into(), origins: vec![ORIGIN.into()], timezone: "UTC".into(), raw: 0 };
-    let salts = vec![Salt { day, key: vec![7; 16] }];
-    sites.replace(&Configuration { sites: vec![site], salts, ..Default::default() }).unwrap();
+    sites.replace(&configuration(clock.now_ms(), None)).unwrap();
     let agents = Arc::new(Agents::try_new().unwrap());
     let ingest = Arc::new(Ingest { sites, clock, in_flight: InFlight::default(), agents, geo: None });
     let (log, submissions) = mpsc::channel(64);
@@ -165,6 +162,18 @@ pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) 
         stop: CancellationToken::new(),
     };
     (Arc::new(door), submissions)
+}
+
+fn configuration(now_ms: u64, rules: Option<uplink::Rules>) -> Configuration {
+    let day = LocalDay::at(now_ms, &jiff::tz::TimeZone::UTC).to_string();
+    let (origins, timezone) = (vec![ORIGIN.into()], "UTC".into());
+    let site = Site { name: "shop".into(), origins, timezone, rules, ..Default::default() };
+    Configuration { sites: vec![site], salts: vec![Salt { day, key: vec![7; 16] }], ..Default::default() }
+}
+
+/// Central says something new.
+fn configure(door: &Door, rules: Option<uplink::Rules>) {
+    door.ingest.sites.replace(&configuration(door.ingest.clock.now_ms(), rules)).unwrap();
 }
 
 pub async fn next(submissions: &mut mpsc::Receiver<Submission>) -> Submission {
@@ -332,4 +341,40 @@ async fn sessions_of_one_address_beyond_its_limit_are_refused_and_a_place_is_fre
     assert!(matches!(first.heard().await, Said::Closed(words) if words == "done"));
     timeout(ANSWER_MAX, first.from.recv()).await.expect("it ends");
     Agent::connect(&door).hello().await;
+}
+
+#[tokio::test]
+async fn a_session_of_a_site_in_debug_mode_is_told_of_each_event_and_others_are_not() {
+    let (door, mut submissions) = door(WhenRedisIsAway::Refuse);
+    let now_ms = door.ingest.clock.now_ms();
+    let batch = Batch {
+        sid: Sid::from_parts(now_ms, [1; 10]).as_bytes().to_vec(),
+        seq: 1,
+        base_ms: now_ms,
+        strings: ["pageview", "https://shop.example/jane@shop.example", "Jane@shop.example"].map(String::from).into(),
+        events: vec![Event { name: 1, url: 2, ..Default::default() }, Event { name: 3, url: 2, ..Default::default() }],
+        ..Default::default()
+    };
+    let envelope = Envelope { sent_ms: now_ms, batch: batch.encode_to_vec(), ..Default::default() };
+    let mut agent = Agent::connect(&door);
+    agent.hello().await;
+    for debug in [false, true] {
+        let schema = Some(uplink::Schema { mode: uplink::SchemaMode::Enforce.into(), ..Default::default() });
+        let rules = Some(uplink::Rules { schema, debug, ..Default::default() });
+        configure(&door, rules);
+        agent.say(client_frame::Frame::Batch(envelope.clone())).await;
+        let submission = next(&mut submissions).await;
+        if debug {
+            let mut notices = Vec::new();
+            for _ in 0..2 {
+                let Frame::Notice(notice) = agent.frame().await else { panic!("no notice") };
+                assert_eq!((&notice.sid, notice.seq), (&batch.sid, 1));
+                assert!(!notice.message.to_lowercase().contains("jane"), "{}", notice.message);
+                notices.push((notice.event, notice.reason(), notice.message.starts_with("counted")));
+            }
+            assert_eq!(notices, [(0, Reason::PersonalData, true), (1, Reason::SchemaEvent, false)]);
+        }
+        submission.waiter.answer();
+        assert!(matches!(agent.frame().await, Frame::Ack(ack) if ack.seqs == [1]));
+    }
 }

@@ -38,7 +38,7 @@ pub fn explain(reason: Reason) -> &'static str {
         Reason::InvalidEventName => "the event's name must have 1 to 120 bytes and no control characters",
         Reason::InvalidUrl => "the event's URL must be absolute, http or https, and at most 2,000 bytes long",
         Reason::InvalidProps => {
-            "an event has at most 30 properties, keys of 1 to 300 bytes and values of at most 2,000 bytes"
+            "an event has at most 30 properties, keys of 1 to 300 bytes and values of at most 2,000 bytes, without control characters"
         }
         Reason::Bot => {
             "the user agent says that it is a program: its events are dropped, not counted; a test browser needs an ordinary user agent"
@@ -53,6 +53,15 @@ pub fn explain(reason: Reason) -> &'static str {
         }
         Reason::RecordTooLarge => {
             "the batch holds more than 1 MiB once every reference is written out: send fewer events, or shorter properties, at a time"
+        }
+        Reason::SchemaEvent => {
+            "the site's schema has no event of this name: add it to the schema, or correct the name that the page passes to tideline()"
+        }
+        Reason::SchemaProps => {
+            "the event's properties are not what the site's schema says: add them to the schema, or correct what the page passes to tideline()"
+        }
+        Reason::PersonalData => {
+            "something in the event looks like an e-mail address, and the site drops such events: take it out of the URL, the name and the properties"
         }
         Reason::TooLarge => "one event is larger than a batch may be: shorten its properties",
     }
@@ -83,6 +92,9 @@ pub fn label(reason: Reason) -> &'static str {
         Reason::Bot => "bot",
         Reason::EmptyBatch => "empty_batch",
         Reason::RecordTooLarge => "record_too_large",
+        Reason::SchemaEvent => "schema_event",
+        Reason::SchemaProps => "schema_props",
+        Reason::PersonalData => "personal_data",
         Reason::OutboxFull => "outbox_full",
         Reason::Expired => "expired",
         Reason::ExpiredInDoubt => "expired_in_doubt",

@@ -1,11 +1,16 @@
-use proptest::{collection::vec, prelude::*};
-use proto::Message;
+use proptest::{collection::vec, prelude::*, sample::select};
+use proto::{Message, uplink};
 
 use super::*;
 
 const NOW_MS: u64 = 1_795_352_400_000;
 const CLOCKS: Clocks = Clocks { arrived_ms: NOW_MS, sent_ms: NOW_MS };
 const HOUR_MS: u64 = 60 * 60 * 1000;
+
+/// By the rules of a site that has none.
+fn validate(batch: &Batch, clocks: Clocks) -> Validated<'_> {
+    super::validate(batch, clocks, &Rules::default())
+}
 
 /// A batch of one pageview of the page; strings: 1 pageview, 2 the page, 3 on: `more`.
 fn batch(more: &[&str]) -> Batch {
@@ -26,6 +31,10 @@ fn with(mut batch: Batch, change: impl FnOnce(&mut Event)) -> Batch {
     batch
 }
 
+fn props<'a>(event: &'a ValidEvent<'_>) -> Vec<(&'a str, &'a str)> {
+    event.props.iter().map(|(key, value)| (&**key, &**value)).collect()
+}
+
 /// Why the batch's only event is not counted.
 fn reason(batch: &Batch) -> Option<Reason> {
     let validated = validate(batch, CLOCKS);
@@ -43,11 +52,11 @@ fn a_valid_event_comes_out_whole() {
     let validated_late = validate(&batch, Clocks { arrived_ms: NOW_MS, sent_ms: NOW_MS + 1_000 });
 
     let event = &validated.events[0];
-    assert_eq!((event.index, event.name, event.engaged_ms, event.is_pageview()), (0, "pageview", 9, true));
+    assert_eq!((event.index, &*event.name, event.engaged_ms, event.is_pageview()), (0, "pageview", 9, true));
     assert_eq!((event.page.hostname.as_str(), event.page.path.as_str()), ("shop.example", "/a"));
     assert_eq!(event.page.url.query(), Some("utm_source=x"));
     assert_eq!(event.referrer.as_ref().unwrap().as_str(), "https://www.google.com/");
-    assert_eq!(event.props, [("size", "XL"), ("size", "")]);
+    assert_eq!(props(event), [("size", "XL"), ("size", "")]);
     assert_eq!(event.at_ms, NOW_MS, "ahead of its arrival, so it counts as just arrived");
     assert_eq!(validated_late.events[0].at_ms, NOW_MS - 1_250);
     assert_eq!((validated.screen.as_str(), validated.language), ("1280x720", "de-CH"));
@@ -89,7 +98,17 @@ fn every_reason_for_dropping_an_event_has_its_case() {
     assert_eq!(reason(&with(batch(&[]), |event| event.url = 0)), Some(Reason::InvalidUrl));
 
     assert_eq!(prop(&long(300), &long(2_000)), None);
-    for (key, value) in [("", "value"), (&*long(301), ""), ("key", &*long(2_001))] {
+    assert_eq!(prop("key", "a\tb\r\nc"), None);
+    for (key, value) in [
+        ("", "value"),
+        (&*long(301), ""),
+        ("key", &*long(2_001)),
+        ("a\tb", "value"),
+        ("a\0b", "value"),
+        ("key", "a\0b"),
+        ("key", "a\tb\u{1b}"),
+        ("key", "\u{85}"),
+    ] {
         assert_eq!(prop(key, value), Some(Reason::InvalidProps), "{key}");
     }
     assert_eq!(props([3; 60].to_vec()), None);
@@ -105,6 +124,153 @@ fn every_reason_for_dropping_an_event_has_its_case() {
     for change in refers_behind_the_table {
         assert_eq!(reason(&with(batch(&[]), change)), Some(Reason::BadReference));
     }
+}
+
+fn rules(schema: Option<uplink::Schema>, personal_data: PersonalData) -> Rules {
+    Rules::from(&uplink::Rules { schema, personal_data: personal_data.into(), debug: false })
+}
+
+/// A schema that knows `Signup`, with a `plan`.
+fn signup(mode: uplink::SchemaMode) -> Option<uplink::Schema> {
+    let plan = uplink::PropRule { key: "plan".into(), bytes_max: 10, required: true, ..Default::default() };
+    let events = vec![uplink::EventRule { name: "Signup".into(), props: vec![plan] }];
+    Some(uplink::Schema { mode: mode.into(), events, other_props: 0 })
+}
+
+#[test]
+fn a_line_break_in_a_value_is_a_space() {
+    let batch = with(batch(&["key", "a\tb\r\nc"]), |event| event.props = vec![3, 4]);
+    assert_eq!(props(&validate(&batch, CLOCKS).events[0]), [("key", "a b  c")]);
+}
+
+#[test]
+fn what_breaks_an_enforced_schema_is_dropped_and_an_observed_one_counts_it() {
+    let mut batch = batch(&["Signup", "plan", "pro", "Login", "a plan that is too long"]);
+    let event = |name, props: &[u32]| Event { name, url: 2, props: props.to_vec(), ..Default::default() };
+    batch.events =
+        vec![event(1, &[5, 5]), event(3, &[4, 5]), event(3, &[4, 7]), event(3, &[]), event(6, &[]), event(6, &[4, 5])];
+    let judged = |mode| {
+        let rules = rules(signup(mode), PersonalData::Redact);
+        let validated = super::validate(&batch, CLOCKS, &rules);
+        let counted: Vec<u32> = validated.events.iter().map(|event| event.index).collect();
+        let dropped: Vec<_> = validated.dropped.iter().map(|row| (row.reason, row.events)).collect();
+        (counted, dropped, validated.remarks.observed)
+    };
+    let broken = [(Reason::SchemaProps, 2), (Reason::SchemaEvent, 2)];
+    let dropped = broken.map(|(reason, events)| (reason as u32, events)).to_vec();
+    assert_eq!(judged(uplink::SchemaMode::Enforce), (vec![0, 1], dropped, vec![]));
+    assert_eq!(judged(uplink::SchemaMode::Observe), ((0..6).collect(), vec![], broken.to_vec()));
+}
+
+#[test]
+fn personal_data_is_redacted_kept_or_drops_its_event() {
+    let address = "jane@shop.example";
+    let page = "https://shop.example/u/jane%40shop.example?utm_source=jane@shop.example#jane@shop.example";
+    let mut batch = batch(&[&format!("Mail {address}"), page, address, &format!("to\n{address}"), "pro"]);
+    batch.strings.push(format!("https://a.example/{address}"));
+    let plain = Event { name: 1, url: 2, ..Default::default() };
+    batch.events = vec![
+        plain.clone(),
+        Event { name: 3, ..plain.clone() },
+        Event { url: 4, ..plain.clone() },
+        Event { referrer: 8, ..plain.clone() },
+        Event { props: vec![5, 7], ..plain.clone() },
+        Event { props: vec![7, 6], ..plain.clone() },
+    ];
+    let judged = |personal_data| super::validate(&batch, CLOCKS, &rules(None, personal_data));
+
+    let redacted = judged(PersonalData::Redact);
+    assert_eq!((redacted.events.len(), redacted.remarks.redacted), (6, 5));
+    assert!(!format!("{:?}", redacted.events).contains("jane"), "{:?}", redacted.events);
+    assert_eq!(&*redacted.events[1].name, "Mail (redacted)");
+    assert_eq!(redacted.events[2].page.path, "/u/(redacted)");
+    assert_eq!(redacted.events[2].page.url.query(), Some("utm_source=(redacted)"));
+    assert_eq!(redacted.events[3].referrer.as_ref().unwrap().path(), "/(redacted)");
+    assert_eq!(props(&redacted.events[4]), [("(redacted)", "pro")]);
+    assert_eq!(props(&redacted.events[5]), [("pro", "to (redacted)")]);
+
+    let allowed = judged(PersonalData::Allow);
+    assert_eq!((allowed.events.len(), allowed.remarks.redacted), (6, 0));
+    assert_eq!(
+        (&*allowed.events[1].name, &*allowed.events[2].page.path),
+        ("Mail jane@shop.example", "/u/jane%40shop.example")
+    );
+
+    let dropped = judged(PersonalData::Drop);
+    assert_eq!((dropped.events.len(), dropped.remarks.redacted), (1, 0));
+    assert_eq!((dropped.dropped[0].reason, dropped.dropped[0].events), (Reason::PersonalData as u32, 5));
+}
+
+#[test]
+fn a_site_in_debug_mode_is_told_of_its_events_in_its_own_words() {
+    let mut batch = batch(&["Signup", "plan", "jane@b.co", "far too long jane@b.co", "other jane@b.co"]);
+    let event = |name, props: &[u32]| Event { name, url: 2, props: props.to_vec(), ..Default::default() };
+    batch.events = vec![
+        event(1, &[]),
+        event(3, &[4, 5]),
+        event(3, &[4, 6]),
+        event(3, &[4, 5, 7, 5]),
+        event(3, &[]),
+        event(7, &[]),
+        Event { url: 9, ..event(1, &[]) },
+    ];
+    let told = |mode, debug| {
+        let rules = Rules { debug, ..rules(signup(mode), PersonalData::Redact) };
+        super::validate(&batch, CLOCKS, &rules).remarks.notices
+    };
+    let (enforced, observed) = (told(uplink::SchemaMode::Enforce, true), told(uplink::SchemaMode::Observe, true));
+    let reasons: Vec<_> = enforced.iter().map(|notice| (notice.event, notice.reason)).collect();
+    assert_eq!(
+        reasons,
+        [
+            (1, Reason::PersonalData),
+            (2, Reason::SchemaProps),
+            (3, Reason::SchemaProps),
+            (4, Reason::SchemaProps),
+            (5, Reason::SchemaEvent),
+            (6, Reason::BadReference),
+        ]
+    );
+    for (notice, said) in enforced.iter().zip([
+        "counted as `(redacted)`",
+        "not counted: the property `plan` has a value that does not fit",
+        "not counted: the site's schema does not list its property number 2",
+        "not counted: the site's schema requires the property `plan`",
+        "not counted: the site's schema has no event of this name",
+        "not counted: the event refers to a string behind",
+    ]) {
+        assert!(notice.message.starts_with(said), "{}", notice.message);
+    }
+    let of_both = |event| observed.iter().filter(move |notice| notice.event == event).map(|notice| notice.reason);
+    assert!(of_both(2).eq([Reason::SchemaProps, Reason::PersonalData]), "{observed:?}");
+    assert!(enforced.iter().chain(&observed).all(|notice| !notice.message.contains("jane")));
+    assert_eq!(told(uplink::SchemaMode::Enforce, false), []);
+
+    batch.events = vec![event(7, &[]); 50];
+    let rules = Rules { debug: true, ..rules(signup(uplink::SchemaMode::Enforce), PersonalData::Redact) };
+    assert_eq!(super::validate(&batch, CLOCKS, &rules).remarks.notices.len(), NOTICES_MAX);
+}
+
+#[test]
+fn what_is_longer_once_it_is_redacted_keeps_to_its_bounds() {
+    let long = |bytes: usize| "a@b.co ".repeat(bytes / 7);
+    let mut batch = with(batch(&[&long(120), &long(300), &long(2_000)]), |event| event.props = vec![4, 5]);
+    batch.events[0].name = 3;
+    let validated = validate(&batch, CLOCKS);
+    let event = &validated.events[0];
+    assert_eq!((event.name.len(), event.props[0].0.len(), event.props[0].1.len()), (120, 300, 2_000));
+    assert!(event.name.starts_with("(redacted) (redacted) "), "{:?}", event.name);
+}
+
+#[test]
+fn a_schema_judges_what_the_page_sent_before_anything_is_redacted() {
+    let mut batch = batch(&["Signup", "plan", "a@b.co b@c", "a@b.co b@c."]);
+    batch.events[0] = Event { name: 3, url: 2, props: vec![4, 5], ..Default::default() };
+    let rules = rules(signup(uplink::SchemaMode::Enforce), PersonalData::Drop);
+    let reason = |batch: &Batch| super::validate(batch, CLOCKS, &rules).dropped[0].reason;
+    assert_eq!(reason(&batch), Reason::PersonalData as u32, "ten bytes fit, and then there is an address in them");
+    batch.events[0].props = vec![4, 6];
+    assert_eq!(reason(&batch), Reason::SchemaProps as u32);
 }
 
 #[test]
@@ -242,7 +408,7 @@ fn reasons() -> Vec<Reason> {
 #[test]
 fn every_reason_is_explained_and_labelled_once() {
     let all = reasons();
-    assert_eq!(all.len(), 26);
+    assert_eq!(all.len(), 29);
     for &reason in &all {
         let expected = reason.as_str_name().trim_start_matches("REASON_").to_lowercase();
         assert_eq!(label(reason), expected);
@@ -261,7 +427,14 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 fn any_batch() -> impl Strategy<Value = Batch> {
-    let text = prop_oneof!["[a-z]{0,8}", "https://[a-z.]{1,8}/[a-z?&=%]{0,8}", any::<String>()];
+    let text = prop_oneof![
+        "[a-z]{0,8}",
+        select(vec!["a", "b", "1", "true", "pageview"]).prop_map(str::to_owned),
+        "https://[a-z.]{1,8}/[a-z?&=%]{0,8}",
+        "https://a[.]example/[ab@.?]{0,5}(a@b[.]co|a%40b[.]co)?",
+        "[a-z \t\n]{0,4}(a@b[.]co)?[a-z]{0,2}",
+        any::<String>(),
+    ];
     let given_up = (any::<i32>(), any::<u32>(), any::<u32>()).prop_map(|(reason, events, batches)| GivenUp {
         reason,
         events,
@@ -282,10 +455,18 @@ fn any_batch() -> impl Strategy<Value = Batch> {
     )
 }
 
+fn any_rules() -> impl Strategy<Value = uplink::Rules> {
+    (proptest::option::of(schema::tests::any_schema()), 0..4i32, any::<bool>())
+        .prop_map(|(schema, personal_data, debug)| uplink::Rules { schema, personal_data, debug })
+}
+
 proptest! {
     #[test]
-    fn every_event_is_counted_or_dropped_for_one_reason(batch in any_batch(), sent_ms in prop_oneof![4 => Just(NOW_MS), 1 => any::<u64>()]) {
-        let validated = validate(&batch, Clocks { arrived_ms: NOW_MS, sent_ms });
+    fn every_event_is_counted_or_dropped_for_one_reason(
+        batch in any_batch(), rules in any_rules(), sent_ms in prop_oneof![4 => Just(NOW_MS), 1 => any::<u64>()],
+    ) {
+        let rules = Rules::from(&rules);
+        let validated = super::validate(&batch, Clocks { arrived_ms: NOW_MS, sent_ms }, &rules);
         let dropped: usize = validated.dropped.iter().filter(|row| !row.given_up).map(|row| row.events as usize).sum();
         prop_assert_eq!(batch.events.len(), validated.events.len() + dropped);
         prop_assert!(validated.dropped.iter().all(|row| row.reason != 0));
@@ -293,13 +474,31 @@ proptest! {
         prop_assert!(validated.events.iter().all(|event| event.at_ms <= NOW_MS));
         let fits = |event: &ValidEvent<'_>| crate::ingest::recorded(event).encoded_len() + 4 <= event.recorded_bytes();
         prop_assert!(validated.events.iter().all(fits), "as the record holds it");
+        let observed: u32 = validated.remarks.observed.iter().map(|&(_, events)| events).sum();
+        prop_assert!(observed as usize <= validated.events.len());
+        prop_assert!(validated.remarks.redacted as usize <= validated.events.len());
+        let told = observed as usize + validated.remarks.redacted as usize + dropped;
+        let expected = if rules.debug && validated.refused.is_none() { told.min(NOTICES_MAX) } else { 0 };
+        prop_assert_eq!(validated.remarks.notices.len(), expected);
+        if rules.personal_data != PersonalData::Allow {
+            for event in &validated.events {
+                let recorded = crate::ingest::recorded(event);
+                let texts = recorded.props.iter().chain([&recorded.name, &recorded.path]);
+                for text in texts {
+                    prop_assert_eq!(personal_data::redact(text), text.as_str());
+                }
+            }
+        }
     }
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 0..200), arrived_ms: u64, sent_ms: u64) {
         let _ = (decode_frame(&bytes), decode_envelope(&bytes));
         match decode_batch(&bytes) {
-            Ok(batch) => drop(validate(&batch, Clocks { arrived_ms, sent_ms })),
+            Ok(batch) => {
+                let clocks = Clocks { arrived_ms, sent_ms };
+                drop(validate(&batch, clocks));
+            }
             Err(Undecodable::InvalidUtf8(head)) => drop(identity(&head.sid, head.seq, head.class, arrived_ms)),
             Err(Undecodable::Malformed) => (),
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use central::control::Published;
 use central::control::gateways::{Gateways, Introduction, Registration};
+use central::control::rules::Rules as SiteRules;
 use central::control::salts::SaltKey;
 use central::control::shards::{ShardId, ShardState};
 use central::control::sites::{Raw, Site};
@@ -71,6 +72,7 @@ impl MemoryBooks {
             origins: vec![ORIGIN.into()],
             timezone: "Europe/Berlin".into(),
             raw: Raw::Central,
+            rules: SiteRules::default(),
         };
         let mut published = Published { sites: [(SITE.to_owned(), site)].into(), ..Published::default() };
         // Every day that a run may see.

@@ -203,6 +203,7 @@ impl Agent {
             }
             ServerFrame::Drain { within_ms } => self.connection.drain(within_ms, self.steady_ms),
             ServerFrame::Config { flush_interval_ms } => self.configure(flush_interval_ms),
+            ServerFrame::Notice { message } => return Answer::Noticed(message),
             ServerFrame::Unknown => {}
         }
         Answer::Taken

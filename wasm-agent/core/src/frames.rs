@@ -160,6 +160,9 @@ pub(crate) enum ServerFrame<'f> {
     Config {
         flush_interval_ms: u32,
     },
+    Notice {
+        message: &'f [u8],
+    },
     /// Of a newer contract; or empty.
     Unknown,
 }
@@ -200,7 +203,7 @@ pub(crate) struct Reject<'f> {
 pub(crate) fn read_server_frame(frame: &[u8]) -> Result<ServerFrame<'_>, Malformed> {
     let mut read = ServerFrame::Unknown;
     for field in Reader::new(frame) {
-        let (number @ 1..=6, Value::Bytes(bytes)) = field? else { continue };
+        let (number @ 1..=7, Value::Bytes(bytes)) = field? else { continue };
         let message = Fields::read(bytes)?;
         read = match number {
             1 => ServerFrame::Welcome {
@@ -223,7 +226,8 @@ pub(crate) fn read_server_frame(frame: &[u8]) -> Result<ServerFrame<'_>, Malform
                 seq: message.numbers[3] as u32,
             },
             5 => ServerFrame::Drain { within_ms: message.numbers[1] as u32 },
-            _ => ServerFrame::Config { flush_interval_ms: message.numbers[1] as u32 },
+            6 => ServerFrame::Config { flush_interval_ms: message.numbers[1] as u32 },
+            _ => ServerFrame::Notice { message: message.bytes[5] },
         };
     }
     Ok(read)

@@ -156,6 +156,8 @@ pub enum Answer<'f> {
     Unreadable,
     /// A batch or the connection was refused.
     Refused(Reason, Message<'f>),
+    /// Nothing to act on: what became of an event, for whoever develops the page.
+    Noticed(Message<'f>),
     /// The agent is not wanted here and has stopped.
     Stopped(Reason, Message<'f>),
 }

@@ -192,13 +192,13 @@ pub extern "C" fn closed(now_ms: f64, on_purpose: u32) {
     page().agent.closed(now_ms as u64, on_purpose != 0);
 }
 
-/// Input: a frame from the gateway. Where the agent has stopped because of it: the message's place in the input in the
-/// upper 16 bits, its length in the lower. Otherwise 0.
+/// Input: a frame from the gateway. Where the agent has stopped because of it, or it has something for a developer: the message's
+/// place in the input in the upper 16 bits, its length in the lower. Otherwise 0.
 #[unsafe(no_mangle)]
 pub extern "C" fn receive(now_ms: f64, bytes: usize) -> u32 {
     let Page { agent, input, .. } = page();
     match agent.receive(now_ms as u64, input.get(..bytes).unwrap_or_default()) {
-        Answer::Stopped(_, message) => {
+        Answer::Stopped(_, message) | Answer::Noticed(message) => {
             let place = (message.as_ptr() as usize).wrapping_sub(input.as_ptr() as usize);
             (place << 16 | message.len()) as u32
         }

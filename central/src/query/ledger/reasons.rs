@@ -87,7 +87,7 @@ pub(super) fn words(reason: u32) -> [&'static str; 2] {
             "Look for pages opened from files or with very long addresses",
         ],
         Some(Reason::InvalidProps) => [
-            "An event has more than 30 properties, a key over 300 bytes, or a value over 2,000 bytes",
+            "An event has more than 30 properties, a key over 300 bytes, a value over 2,000 bytes, or control characters",
             "Pass fewer or shorter properties to tideline()",
         ],
         Some(Reason::Bot) => ["A program visited, by its own words", "Nothing: programs are not visitors"],
@@ -95,6 +95,18 @@ pub(super) fn words(reason: u32) -> [&'static str; 2] {
         Some(Reason::RecordTooLarge) => [
             "A batch's events took over 1 MiB, every name, page and property written out",
             "Pass fewer or shorter properties to tideline()",
+        ],
+        Some(Reason::SchemaEvent) => [
+            "The site's schema has no event of this name",
+            "Add it to the site's rules, or correct the name that the page passes to tideline()",
+        ],
+        Some(Reason::SchemaProps) => [
+            "The event's properties are not what the site's schema says",
+            "Correct the site's rules or the page; with `debug` on, the browser's console says which property it is",
+        ],
+        Some(Reason::PersonalData) => [
+            "Something in the event looked like an e-mail address",
+            "Take it out of the URL, the event's name and its properties, or let `personal_data` be `redact`",
         ],
         Some(Reason::OutboxFull) => [
             "The page collected more than it could keep while it could not send",
@@ -126,7 +138,7 @@ mod tests {
     #[test]
     fn every_reason_of_the_wire_has_its_words() {
         let known: Vec<u32> = (0..1000).filter(|&reason| known(reason).is_some()).collect();
-        assert_eq!(known.len(), 26);
+        assert_eq!(known.len(), 29);
         for reason in known.into_iter().skip(1) {
             let [what, advice] = words(reason);
             assert!(!what.is_empty() && !advice.is_empty(), "{}", name(reason));

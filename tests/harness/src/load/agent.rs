@@ -173,7 +173,7 @@ impl Agent {
                 }
                 Some(Ended::Broken("refused".into()))
             }
-            server_frame::Frame::Welcome(_) | server_frame::Frame::Config(_) => None,
+            server_frame::Frame::Welcome(_) | server_frame::Frame::Config(_) | server_frame::Frame::Notice(_) => None,
         }
     }
 

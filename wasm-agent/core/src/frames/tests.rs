@@ -168,6 +168,10 @@ proptest! {
 
         let bytes = said(Said::Config(wire::Config { flush_interval_ms: number }));
         prop_assert_eq!(read_server_frame(&bytes), Ok(ServerFrame::Config { flush_interval_ms: number }));
+
+        let notice = wire::Notice { sid: sid.clone(), seq, event: number, reason, message: message.clone() };
+        let bytes = said(Said::Notice(notice));
+        prop_assert_eq!(read_server_frame(&bytes), Ok(ServerFrame::Notice { message: message.as_bytes() }));
     }
 
     #[test]

@@ -35,6 +35,20 @@ fn a_refusal_for_the_sites_or_the_origins_sake_stops_the_agent() {
 }
 
 #[test]
+fn a_notice_is_for_the_developer_and_changes_nothing() {
+    let mut device = Device::connected();
+    device.batch();
+    let sid = decode(&device.sent[0]).sid;
+    let notice = wire::Notice { sid: sid.clone(), seq: 1, message: "not counted".into(), ..Default::default() };
+    let bytes = wire::ServerFrame { frame: Some(Said::Notice(notice)) }.encode_to_vec();
+    assert_eq!(device.agent.receive(device.now_ms, &bytes), Answer::Noticed(b"not counted"));
+    device.run();
+    assert!(device.settled.is_empty(), "the batch still waits for its answer");
+    device.say(Said::Ack(wire::Ack { sid, seqs: vec![1], server_ms: 0 }));
+    assert_eq!(device.settled.len(), 1);
+}
+
+#[test]
 fn a_final_refusal_drops_the_batch_for_good() {
     let mut device = Device::connected();
     device.batch();

@@ -1,0 +1,24 @@
+//! What a site wants of its events beyond what holds for everybody, read once for all its batches.
+
+use proto::uplink::{self, PersonalData};
+
+use super::schema::Schema;
+
+/// The rules of one site. The default is that of a site without any: no schema, personal data is redacted.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// The events it knows. Without a schema pages send what they like.
+    pub schema: Option<Schema>,
+    /// What becomes of what looks like an e-mail address.
+    pub personal_data: PersonalData,
+    /// Its sessions are told of each event that is dropped, redacted or observed.
+    pub debug: bool,
+}
+
+impl From<&uplink::Rules> for Rules {
+    /// Central has checked them. What only a later version knows counts as the default.
+    fn from(rules: &uplink::Rules) -> Self {
+        let schema = rules.schema.as_ref().map(Schema::from);
+        Self { schema, personal_data: rules.personal_data(), debug: rules.debug }
+    }
+}
