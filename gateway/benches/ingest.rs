@@ -86,6 +86,7 @@ fn ingest() -> Ingest {
         sites,
         clock,
         in_flight: InFlight::default(),
+        data_centres: Arc::default(),
         agents: Arc::new(Agents::try_new().expect("the embedded lists")),
         geo: None,
     }

@@ -56,6 +56,7 @@ fn door() -> Result<Arc<Door>, Box<dyn Error>> {
         sites: Sites::default(),
         clock: Clock::new(),
         in_flight: InFlight::default(),
+        data_centres: Arc::default(),
         agents: Arc::new(Agents::try_new()?),
         geo: None,
     };

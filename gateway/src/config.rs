@@ -44,6 +44,8 @@ pub struct Config {
     /// Rules over requests, a TOML file: what is only counted, and what is turned away. Looked at again every two seconds. Default
     /// none.
     pub waf_rules: Option<PathBuf>,
+    /// Networks of data centres, one a line: events from there are dropped as those of programs. Default none.
+    pub data_centres: Option<PathBuf>,
     /// Threads that serve agents, each with a listener of its own. Default 0: one a core.
     pub cores: usize,
     /// What becomes of batches while Redis does not count. `refuse`: their agents keep them. `store_and_forward`: they are
@@ -167,6 +169,7 @@ impl Default for Config {
             proxy_protocol: false,
             geo_database: None,
             waf_rules: None,
+            data_centres: None,
             cores: 0,
             when_redis_is_away: WhenRedisIsAway::default(),
             leave_after_s: 0,

@@ -10,6 +10,7 @@ use proto::uplink::{PersonalData, VisitDimensions};
 
 use crate::answer::Refusal;
 use crate::clock::Clock;
+use crate::data_centres::DataCentres;
 use crate::geo::{Geo, Place};
 use crate::in_flight::{Admission, InFlight};
 use crate::sites::{Site, Sites, Table};
@@ -41,6 +42,8 @@ pub struct Ingest {
     pub in_flight: InFlight,
     /// User agents.
     pub agents: Arc<Agents>,
+    /// Where programs live.
+    pub data_centres: Arc<DataCentres>,
     /// Places, if the operator has a database.
     pub geo: Option<Arc<Geo>>,
 }
@@ -88,6 +91,15 @@ impl Ingest {
         }
     }
 
+    /// By what a client shows itself to be a program, if it does.
+    fn program(&self, client: &Client) -> Option<Reason> {
+        if client.device.bot {
+            Some(Reason::Bot)
+        } else {
+            self.data_centres.contain(client.address).then_some(Reason::DataCentre)
+        }
+    }
+
     /// `None` when central has sent no salt: a visitor cannot be told from another then.
     fn record(
         &self,
@@ -98,12 +110,12 @@ impl Ingest {
         clocks: Clocks,
     ) -> Option<(Record, Option<Reason>, Remarks)> {
         let mut valid = validate::validate(batch, clocks, &site.rules);
-        if client.device.bot && valid.refused.is_none() {
-            valid.refused = Some(Reason::Bot);
+        if let Some(reason) = self.program(client).filter(|_| valid.refused.is_none()) {
+            valid.refused = Some(reason);
             let events = u32::try_from(valid.events.len()).unwrap_or(u32::MAX);
             valid.events.clear();
             valid.remarks = Remarks::default();
-            valid.dropped.push(Dropped { reason: Reason::Bot as u32, events, ..Default::default() });
+            valid.dropped.push(Dropped { reason: reason as u32, events, ..Default::default() });
         }
         let (visitor, visitor_across_midnight) = match valid.events.first() {
             Some(first) => visitors(table, site, client, first.at_ms, clocks.arrived_ms)?,

@@ -6,7 +6,7 @@
 //! turns away what a rule blocks, [`routes`] leads any other request to [`websocket`], [`webtransport`] or [`grpc`] for a
 //! [`session`], and to [`post`] or [`grpc`] for one batch ([`unary`]). [`door`] is what the cores share, and a transmission's way
 //! in: [`capacity`] and [`throttle`] may ask it to come later, [`ingest`] turns a transmission into a record: [`sites`] admits,
-//! [`validate`] decodes and judges, [`source`], [`user_agent`], [`geo`] and [`visitor`] resolve what the bytes do not say. [`log`]
+//! [`validate`] decodes and judges, [`source`], [`user_agent`], [`data_centres`], [`geo`] and [`visitor`] resolve what the bytes do not say. [`log`]
 //! makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells the agent. Afterwards: [`outcomes`] keeps
 //! what Redis decided, [`delivery`] how far each record has come, [`raw`] ships it over
 //! the [`uplink`], [`trim`] forgets it.
@@ -22,6 +22,7 @@ pub mod clock;
 pub mod config;
 pub mod controls;
 pub mod crowd;
+pub mod data_centres;
 pub mod delivery;
 pub mod door;
 pub mod folder;
@@ -34,6 +35,7 @@ pub mod ingest;
 pub mod listen;
 pub mod log;
 pub mod metrics;
+pub mod networks;
 pub mod outcomes;
 pub mod overload;
 pub mod post;
@@ -55,6 +57,7 @@ pub mod user_agent;
 pub mod validate;
 pub mod visitor;
 pub mod waf;
+pub mod watched_file;
 pub mod websocket;
 pub mod webtransport;
 

@@ -73,6 +73,8 @@ pub struct Metrics {
     pub waf_reload_failures: Counter,
     /// Requests that passed a rule's rate because it could remember no more clients.
     pub waf_unremembered: Counter,
+    /// Changed lists of data centres that could not be used.
+    pub data_centres_reload_failures: Counter,
     /// Batches that went towards the log, by transport.
     pub batches: Family<TransportLabel, Counter>,
     /// Batches and frames not taken, and batches finally refused, by reason.
@@ -129,6 +131,7 @@ impl Metrics {
             waf_hits: Family::default(),
             waf_reload_failures: Counter::default(),
             waf_unremembered: Counter::default(),
+            data_centres_reload_failures: Counter::default(),
             batches: Family::default(),
             refusals: Family::default(),
             observed_events: Family::default(),
@@ -171,6 +174,11 @@ impl Metrics {
             "tideline_gateway_waf_unremembered",
             "Requests that passed a full table of clients",
             m.waf_unremembered,
+        );
+        registry.register(
+            "tideline_gateway_data_centres_reload_failures",
+            "Changed lists of data centres that could not be used",
+            m.data_centres_reload_failures,
         );
         registry.register("tideline_gateway_batches", "Batches that went towards the log", m.batches);
         registry.register("tideline_gateway_refusals", "Batches and frames refused", m.refusals);

@@ -27,6 +27,7 @@ use crate::capacity::Capacity;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
 use crate::crowd::Crowd;
+use crate::data_centres::{BadList, DataCentres};
 use crate::door::{Door, ROOM_KIB};
 use crate::folder::{Folder, FolderError, write_durably};
 use crate::geo::{Geo, GeoError};
@@ -84,6 +85,9 @@ pub enum Error {
     /// The rules over requests.
     #[error(transparent)]
     Rules(#[from] BadRules),
+    /// The list of data centres cannot be used.
+    #[error(transparent)]
+    DataCentres(#[from] BadList),
     /// The lists of user agents.
     #[error(transparent)]
     Agents(#[from] AgentsError),
@@ -117,10 +121,14 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     let geo = config.geo_database.as_deref().map(Geo::try_open).transpose()?.map(Arc::new);
     let waf = Arc::new(Waf::try_new(config.waf_rules.as_deref(), geo.clone(), Arc::clone(&metrics))?);
     let _following_rules = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&waf).follow()));
+    let data_centres = Arc::new(DataCentres::try_new(config.data_centres.as_deref())?);
+    let _following_data_centres =
+        AbortOnDropHandle::new(tokio::spawn(Arc::clone(&data_centres).follow(Arc::clone(&metrics))));
     let ingest = Arc::new(Ingest {
         sites: Sites::default(),
         clock: Clock::new(),
         in_flight: InFlight::default(),
+        data_centres: Arc::clone(&data_centres),
         agents: Arc::new(Agents::try_new()?),
         geo,
     });

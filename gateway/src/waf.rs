@@ -1,11 +1,9 @@
 //! Rules of the operator's over requests: what is only counted, and what is turned away, whatever it asks for.
 //!
-//! [`mod@file`] is where they come from, [`rules`] reads them, [`condition`] and [`rate`] judge a request by one. The file is looked at
+//! They come from a [`WatchedFile`], [`rules`] reads them, [`condition`] and [`rate`] judge a request by one. The file is looked at
 //! again every few seconds: another one takes effect whole, a wrong one not at all.
 
 mod condition;
-mod file;
-mod networks;
 mod rate;
 mod rules;
 
@@ -19,16 +17,18 @@ use http::{HeaderMap, Method, header};
 
 use crate::geo::Geo;
 use crate::metrics::Metrics;
-use file::RuleFile;
+use crate::watched_file::WatchedFile;
 pub use rules::Wrong;
 use rules::{Mode, Rules};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// 1,000 rules in some detail.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The rules in force, and the file they come from.
 pub struct Waf {
     rules: RwLock<Arc<Rules>>,
-    file: Option<RuleFile>,
+    file: Option<WatchedFile>,
     geo: Option<Arc<Geo>>,
     metrics: Arc<Metrics>,
 }
@@ -84,7 +84,12 @@ impl<'a> Asked<'a> {
 impl Waf {
     /// With the rules of this file; without a file everybody passes.
     pub fn try_new(file: Option<&Path>, geo: Option<Arc<Geo>>, metrics: Arc<Metrics>) -> Result<Self, BadRules> {
-        let waf = Self { rules: RwLock::default(), file: file.map(RuleFile::new), geo, metrics };
+        let waf = Self {
+            rules: RwLock::default(),
+            file: file.map(|path| WatchedFile::new(path, FILE_BYTES_MAX)),
+            geo,
+            metrics,
+        };
         waf.look()?;
         Ok(waf)
     }
@@ -131,7 +136,7 @@ impl Waf {
         let Some((file, changed)) = self.file.as_ref().and_then(|file| Some((file, file.changed()?))) else {
             return Ok(None);
         };
-        let rules = changed.and_then(|text| Rules::parse(&text, self.geo.is_some()));
+        let rules = changed.map_err(Wrong::from).and_then(|text| Rules::parse(&text, self.geo.is_some()));
         let mut rules = rules.map_err(|wrong| BadRules { file: file.path().to_owned(), wrong })?;
         rules.count_with(&self.metrics);
         let count = rules.all.len();

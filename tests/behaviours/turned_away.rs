@@ -110,6 +110,44 @@ async fn a_rule_blocks_or_only_counts_and_a_broken_file_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_from_a_data_centre_is_dropped_and_in_the_ledger() {
+    let instance = Instance::start().await;
+    let list = instance.folder.path().join("data-centres.txt");
+    std::fs::write(&list, "198.51.100.0/24 # a provider\n").unwrap();
+    let settings = format!("trusted_proxies = ['127.0.0.1/32']\ndata_centres = {:?}", list.to_str().unwrap());
+    let gateway = instance.second_gateway(&settings).await;
+    let mut pages = Vec::new();
+    for address in ["198.51.100.7", "203.0.113.7"] {
+        let visitor = Visitor { forwarded_for: Some(address), ..Default::default() };
+        pages.push(Page::open_as(gateway.address, &visitor).await);
+    }
+    for page in &mut pages {
+        page.batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
+    }
+    let refused = pages[0].rejected().await;
+    assert!(refused.reason() == Reason::DataCentre && refused.r#final, "{refused:?}");
+    pages[1].acknowledged().await;
+
+    // A changed list is in force within seconds, for who is connected too.
+    std::fs::write(&list, "").unwrap();
+    let changed = Instant::now();
+    let mut tries = 1;
+    loop {
+        pages[0].batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
+        match pages[0].frame().await {
+            Some(server_frame::Frame::Ack(_)) => break,
+            Some(server_frame::Frame::Reject(_)) => tries += 1,
+            other => panic!("{other:?}"),
+        }
+        assert!(changed.elapsed() < REPORT_MAX, "the changed list is not in force");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    instance.expect(&["pageviews"], &[2.0]).await;
+    let metric = r#"tideline_gateway_refusals_total{reason="data_centre"}"#;
+    assert_eq!(gateway.metric(metric).await, Some(f64::from(tries)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_origin_with_a_star_admits_what_is_below_its_domain() {
     let instance = Instance::start().await;
     let put = |origins: Vec<&'static str>| {

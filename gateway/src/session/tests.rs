@@ -138,7 +138,14 @@ pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) 
     let sites = Sites::default();
     sites.replace(&configuration(clock.now_ms(), None)).unwrap();
     let agents = Arc::new(Agents::try_new().unwrap());
-    let ingest = Arc::new(Ingest { sites, clock, in_flight: InFlight::default(), agents, geo: None });
+    let ingest = Arc::new(Ingest {
+        sites,
+        clock,
+        in_flight: InFlight::default(),
+        data_centres: Arc::default(),
+        agents,
+        geo: None,
+    });
     let (log, submissions) = mpsc::channel(64);
     let limits = Limits { connection_batches_burst: 1_000, ..Default::default() };
     let metrics = Arc::new(Metrics::new(&mut Registry::default()));

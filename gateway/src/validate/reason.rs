@@ -63,6 +63,9 @@ pub fn explain(reason: Reason) -> &'static str {
         Reason::PersonalData => {
             "something in the event looks like an e-mail address, and the site drops such events: take it out of the URL, the name and the properties"
         }
+        Reason::DataCentre => {
+            "the address is a data centre's by the operator's list: its events are dropped, not counted, as those of programs"
+        }
         Reason::TooLarge => "one event is larger than a batch may be: shorten its properties",
     }
 }
@@ -95,6 +98,7 @@ pub fn label(reason: Reason) -> &'static str {
         Reason::SchemaEvent => "schema_event",
         Reason::SchemaProps => "schema_props",
         Reason::PersonalData => "personal_data",
+        Reason::DataCentre => "data_centre",
         Reason::OutboxFull => "outbox_full",
         Reason::Expired => "expired",
         Reason::ExpiredInDoubt => "expired_in_doubt",

@@ -4,8 +4,8 @@ use http::{HeaderName, Method};
 use regex::bytes::Regex;
 
 use super::Asked;
-use super::networks::Networks;
 use crate::geo::Geo;
+use crate::networks::Networks;
 
 /// In the order in which they are asked: the cheap ones first.
 pub(super) enum Condition {

@@ -10,11 +10,12 @@ use serde::Deserialize;
 
 use super::Asked;
 use super::condition::{Condition, Header};
-use super::networks::Networks;
 use super::rate::{NoRate, Rate, RateText};
 use crate::address::{self, NotANetwork};
 use crate::geo::Geo;
 use crate::metrics::{Metrics, RuleLabel};
+use crate::networks::Networks;
+use crate::watched_file::Unreadable;
 
 const RULES_MAX: usize = 1_000;
 /// Rules with a `rate`: each remembers its clients.
@@ -52,17 +53,24 @@ pub(super) enum Mode {
     Block,
 }
 
+impl From<Unreadable> for Wrong {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::TooLong(_) => Self::TooLong(unreadable),
+            Unreadable::Io(_) => Self::Unreadable(unreadable),
+        }
+    }
+}
+
 /// Why a file of rules cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Wrong {
-    /// It is not there, or is no text.
-    #[error("cannot be read: {0}")]
-    Unreadable(#[from] std::io::Error),
     /// It is too long.
-    #[error(
-        "more than {0} bytes: name networks instead of their addresses, or block what is blocked for good in a firewall"
-    )]
-    TooLong(u64),
+    #[error("{0}; name networks instead of their addresses, or block what is blocked for good in a firewall")]
+    TooLong(Unreadable),
+    /// It is not there, or is no text.
+    #[error(transparent)]
+    Unreadable(Unreadable),
     /// It is no TOML.
     #[error("not TOML: {0}")]
     Syntax(#[from] toml::de::Error),

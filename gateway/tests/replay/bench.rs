@@ -187,6 +187,7 @@ pub async fn entering(redis: &RedisServer, central: &FakeCentral, folder: &Path)
         sites: Sites::default(),
         clock: Clock::new(),
         in_flight: InFlight::default(),
+        data_centres: Arc::default(),
         agents: Arc::new(Agents::try_new().unwrap()),
         geo: None,
     });

@@ -153,6 +153,7 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
         sites: Sites::default(),
         clock: Clock::with(Clocks(with.world.clone(), with.ahead_ms)),
         in_flight: InFlight::default(),
+        data_centres: Arc::default(),
         agents: agents(),
         geo: None,
     });

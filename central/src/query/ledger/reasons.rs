@@ -108,6 +108,10 @@ pub(super) fn words(reason: u32) -> [&'static str; 2] {
             "Something in the event looked like an e-mail address",
             "Take it out of the URL, the event's name and its properties, or let `personal_data` be `redact`",
         ],
+        Some(Reason::DataCentre) => [
+            "The visit came from a data centre, by the operator's list: a program, or somebody behind a VPN",
+            "Nothing: programs are not visitors. If people are among them, ask the operator about the list",
+        ],
         Some(Reason::OutboxFull) => [
             "The page collected more than it could keep while it could not send",
             "Look whether gateways were out of reach, or for a script that sends events in a loop",

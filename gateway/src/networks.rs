@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 /// First and last address of each network, in order; none lies in another.
-pub(super) struct Networks(Vec<(IpAddr, IpAddr)>);
+#[derive(Debug, Default)]
+pub struct Networks(Vec<(IpAddr, IpAddr)>);
 
 impl Networks {
     /// Networks overlap only where one lies in the other: then the outer one is kept.
-    pub(super) fn new(networks: &[IpNet]) -> Self {
+    pub fn new(networks: &[IpNet]) -> Self {
         let mut ranges: Vec<_> = networks.iter().map(|network| (network.network(), network.broadcast())).collect();
         ranges.sort_unstable();
         let mut apart: Vec<(IpAddr, IpAddr)> = Vec::with_capacity(ranges.len());
@@ -23,7 +24,7 @@ impl Networks {
     }
 
     /// By bisection: a list of tens of thousands costs a request next to nothing.
-    pub(super) fn contain(&self, address: IpAddr) -> bool {
+    pub fn contain(&self, address: IpAddr) -> bool {
         let behind = self.0.partition_point(|(first, _)| *first <= address);
         behind.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|(_, last)| address <= *last)
     }
