@@ -24,6 +24,7 @@ use crate::address::TrustedProxies;
 use crate::admin::{self, Admin};
 use crate::apply::{Applier, ApplyError, Elsewhere, Start};
 use crate::capacity::Capacity;
+use crate::cardinality::Cardinality;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
 use crate::crowd::Crowd;
@@ -119,6 +120,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
         sites: Sites::default(),
         clock: Clock::new(),
         in_flight: InFlight::default(),
+        cardinality: Cardinality::new(&config.limits),
         agents: Arc::new(Agents::try_new()?),
         geo,
     });
@@ -210,7 +212,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     }));
     let trusted_proxies = TrustedProxies::new(config.trusted_proxies.clone());
     let crowd = Crowd::new(&config.limits, trusted_proxies.clone());
-    let limiting = limit(limits.clone(), Arc::clone(&throttles), crowd.clone());
+    let limiting = limit(limits.clone(), Arc::clone(&throttles), crowd.clone(), Arc::clone(&ingest));
     let _limiting = AbortOnDropHandle::new(tokio::spawn(limiting));
     let door = |stop: &CancellationToken| Door {
         ingest: Arc::clone(&ingest),
@@ -269,11 +271,12 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
 }
 
 /// Passes on what changes; the rest is read where a connection begins.
-async fn limit(mut limits: watch::Receiver<Limits>, throttles: Arc<Throttles>, crowd: Crowd) {
+async fn limit(mut limits: watch::Receiver<Limits>, throttles: Arc<Throttles>, crowd: Crowd, ingest: Arc<Ingest>) {
     while limits.changed().await.is_ok() {
         let limits = limits.borrow_and_update().clone();
         throttles.limit(&limits);
         crowd.limit(&limits);
+        ingest.cardinality.limit(&limits);
     }
 }
 
