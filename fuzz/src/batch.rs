@@ -4,7 +4,7 @@
 use gateway::ingest::recorded;
 use gateway::source;
 use gateway::validate::{
-    BatchHead, Clocks, Rules, Undecodable, ValidEvent, Validated, decode_batch, identity, validate,
+    BatchHead, Clocks, Rules, Undecodable, ValidEvent, Validated, decode_batch, identity, personal_data, validate,
 };
 use proto::Message;
 use proto::agent::{Batch, GivenUp, Reason};
@@ -73,6 +73,10 @@ fn fits(event: &ValidEvent<'_>, batch: &Batch, clocks: Clocks) {
     for pair in recorded.props.chunks(2) {
         assert!((1..=limits::PROP_KEY_BYTES_MAX).contains(&pair[0].len()));
         assert!(pair[1].len() <= limits::PROP_VALUE_BYTES_MAX);
+        assert!(pair.iter().all(|text| !text.contains(char::is_control)));
+    }
+    for text in recorded.props.iter().chain([&recorded.name, &recorded.path]) {
+        assert_eq!(personal_data::redact(text), text.as_str(), "a site without rules keeps no address");
     }
     assert!(u64::from(recorded.engaged_ms) <= HOUR_MS);
 }

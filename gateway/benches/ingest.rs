@@ -7,7 +7,9 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use gateway::cardinality::Cardinality;
 use gateway::clock::Clock;
+use gateway::config::Limits;
 use gateway::in_flight::InFlight;
 use gateway::ingest::{Client, Ingest};
 use gateway::log::Logged;
@@ -87,6 +89,7 @@ fn ingest() -> Ingest {
         clock,
         in_flight: InFlight::default(),
         data_centres: Arc::default(),
+        cardinality: Cardinality::new(&Limits::default()),
         agents: Arc::new(Agents::try_new().expect("the embedded lists")),
         geo: None,
     }

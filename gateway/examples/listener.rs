@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use gateway::address::{ForwardedHeader, TrustedProxies};
 use gateway::capacity::{Capacity, WhenRedisIsAway};
+use gateway::cardinality::Cardinality;
 use gateway::clock::Clock;
 use gateway::config::Limits;
 use gateway::crowd::Crowd;
@@ -57,6 +58,7 @@ fn door() -> Result<Arc<Door>, Box<dyn Error>> {
         clock: Clock::new(),
         in_flight: InFlight::default(),
         data_centres: Arc::default(),
+        cardinality: Cardinality::new(&Limits::default()),
         agents: Arc::new(Agents::try_new()?),
         geo: None,
     };

@@ -88,8 +88,8 @@ impl Tls {
     }
 }
 
-/// What one client may ask for. Beyond a rate the answer is a throttle that says how long to wait; nothing is dropped for it. A
-/// connection too many is refused. None may be 0.
+/// What one client may ask for, and what one site may name. Beyond a rate the answer is a throttle that says how long to wait; nothing
+/// is dropped for it. A connection too many is refused. None may be 0.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -113,6 +113,15 @@ pub struct Limits {
     pub site_batches_per_s: u32,
     /// Default 100,000.
     pub site_batches_burst: u32,
+    /// Different paths that events of one site have in one of its days, as this process has seen it; what is beyond becomes `(other)`.
+    /// Default 50,000.
+    pub site_paths_per_day: u32,
+    /// Likewise names of events. Default 1,000.
+    pub site_event_names_per_day: u32,
+    /// Likewise keys of properties. Default 300.
+    pub site_prop_keys_per_day: u32,
+    /// Likewise values of each of those keys. Default 5,000.
+    pub site_prop_values_per_day: u32,
     /// Seconds until a connection must have sent its request. Default 5.
     pub handshake_s: u64,
     /// Seconds without a frame after which a connection is asked, and after as many more closed. Default 60.
@@ -147,6 +156,10 @@ impl Limits {
             .or_else(|| zero("address_batches_burst", self.address_batches_burst.into()))
             .or_else(|| zero("site_batches_per_s", self.site_batches_per_s.into()))
             .or_else(|| zero("site_batches_burst", self.site_batches_burst.into()))
+            .or_else(|| zero("site_paths_per_day", self.site_paths_per_day.into()))
+            .or_else(|| zero("site_event_names_per_day", self.site_event_names_per_day.into()))
+            .or_else(|| zero("site_prop_keys_per_day", self.site_prop_keys_per_day.into()))
+            .or_else(|| zero("site_prop_values_per_day", self.site_prop_values_per_day.into()))
             .or_else(|| zero("handshake_s", self.handshake_s))
             .or_else(|| zero("idle_s", self.idle_s))
     }
@@ -191,6 +204,10 @@ impl Default for Limits {
             address_batches_burst: 2_000,
             site_batches_per_s: 50_000,
             site_batches_burst: 100_000,
+            site_paths_per_day: 50_000,
+            site_event_names_per_day: 1_000,
+            site_prop_keys_per_day: 300,
+            site_prop_values_per_day: 5_000,
             handshake_s: 5,
             idle_s: 60,
         }

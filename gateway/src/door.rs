@@ -200,13 +200,14 @@ impl Door {
     }
 
     /// Hands an accepted batch to the log. Its answer comes to `session` once Redis has it. False: the gateway is stopping.
-    async fn submit(&self, accepted: Accepted, transport: &'static str, session: &mpsc::Sender<Answer>) -> bool {
-        let Accepted { sid, seq, record, refused, remarks, admission } = accepted;
+    async fn submit(&self, accepted: Box<Accepted>, transport: &'static str, session: &mpsc::Sender<Answer>) -> bool {
+        let Accepted { sid, seq, record, refused, remarks, replaced, admission } = *accepted;
         self.metrics.batch(transport);
         if let Some(reason) = refused {
             self.metrics.refused(reason);
         }
         self.metrics.remarked(&remarks);
+        self.metrics.replaced(replaced);
         let kib = u32::try_from(record.encoded_len() / 1024 + 1).unwrap_or(u32::MAX).min(ROOM_KIB);
         let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await else { return false };
         let waiter = Waiter { answer: Answer { sid, seq, refused }, session: session.clone(), admission, room };

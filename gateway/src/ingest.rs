@@ -9,6 +9,7 @@ use proto::sid::Sid;
 use proto::uplink::{PersonalData, VisitDimensions};
 
 use crate::answer::Refusal;
+use crate::cardinality::{Cardinality, Replaced};
 use crate::clock::Clock;
 use crate::data_centres::DataCentres;
 use crate::geo::{Geo, Place};
@@ -17,7 +18,7 @@ use crate::sites::{Site, Sites, Table};
 use crate::source;
 use crate::user_agent::{Agents, DeviceInfo};
 use crate::validate::{self, BatchHead, Clocks, Remarks, Undecodable, ValidEvent, personal_data};
-use crate::visitor::{LocalDay, VisitorId};
+use crate::visitor::{LocalDay, SaltKey, VisitorId};
 
 /// Who is on the other end of a connection. Address and user agent are hashed and looked up; they are never stored.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Ingest {
     pub clock: Clock,
     /// What is not applied yet.
     pub in_flight: InFlight,
+    /// What sites have named today.
+    pub cardinality: Cardinality,
     /// User agents.
     pub agents: Arc<Agents>,
     /// Where programs live.
@@ -61,13 +64,21 @@ pub struct Accepted {
     pub refused: Option<Reason>,
     /// What the site's rules found in what is counted.
     pub remarks: Remarks,
+    /// What was beyond the site's limits.
+    pub replaced: Replaced,
     /// Holds the watermark back.
     pub admission: Admission,
 }
 
 impl Ingest {
-    /// Decode, identify, validate, enrich. `site` was admitted by `table`.
-    pub fn take(&self, table: &Table, site: &Site, client: &Client, envelope: &Envelope) -> Result<Accepted, Refusal> {
+    /// Decode, identify, validate, enrich. `site` was admitted by `table`. In a box: a session that waits to hand it on holds no more.
+    pub fn take(
+        &self,
+        table: &Table,
+        site: &Site,
+        client: &Client,
+        envelope: &Envelope,
+    ) -> Result<Box<Accepted>, Refusal> {
         // Registered before the clock is read: the watermark cannot pass an arrival that it has not seen.
         let admission = self.in_flight.admit(self.clock.now_ms());
         let arrived_ms = self.clock.now_ms();
@@ -77,16 +88,16 @@ impl Ingest {
                 let (sid, seq) = identify(&batch.sid, batch.seq, batch.class, arrived_ms)?;
                 let unavailable = || Refusal { sid: batch.sid.clone(), seq, reason: Reason::Unavailable };
                 let clocks = Clocks { arrived_ms, sent_ms: envelope.sent_ms };
-                let (record, refused, remarks) =
-                    self.record(table, site, client, &batch, clocks).ok_or_else(unavailable)?;
-                Ok(Accepted { sid, seq, record, refused, remarks, admission })
+                let recorded = self.record(table, site, client, &batch, clocks).ok_or_else(unavailable)?;
+                let Recorded { record, refused, remarks, replaced } = recorded;
+                Ok(Box::new(Accepted { sid, seq, record, refused, remarks, replaced, admission }))
             }
             Err(Undecodable::Malformed) => Err(Refusal::of_frame(Reason::Malformed)),
             Err(Undecodable::InvalidUtf8(head)) => {
                 let (sid, seq) = identify(&head.sid, head.seq, head.class, arrived_ms)?;
                 let record = refused_record(site, &head, Reason::InvalidUtf8, arrived_ms);
-                let refused = Some(Reason::InvalidUtf8);
-                Ok(Accepted { sid, seq, record, refused, remarks: Remarks::default(), admission })
+                let (refused, remarks, replaced) = (Some(Reason::InvalidUtf8), Remarks::default(), Replaced::default());
+                Ok(Box::new(Accepted { sid, seq, record, refused, remarks, replaced, admission }))
             }
         }
     }
@@ -101,14 +112,7 @@ impl Ingest {
     }
 
     /// `None` when central has sent no salt: a visitor cannot be told from another then.
-    fn record(
-        &self,
-        table: &Table,
-        site: &Site,
-        client: &Client,
-        batch: &Batch,
-        clocks: Clocks,
-    ) -> Option<(Record, Option<Reason>, Remarks)> {
+    fn record(&self, table: &Table, site: &Site, client: &Client, batch: &Batch, clocks: Clocks) -> Option<Recorded> {
         let mut valid = validate::validate(batch, clocks, &site.rules);
         if let Some(reason) = self.program(client).filter(|_| valid.refused.is_none()) {
             valid.refused = Some(reason);
@@ -117,10 +121,13 @@ impl Ingest {
             valid.remarks = Remarks::default();
             valid.dropped.push(Dropped { reason: reason as u32, events, ..Default::default() });
         }
-        let (visitor, visitor_across_midnight) = match valid.events.first() {
-            Some(first) => visitors(table, site, client, first.at_ms, clocks.arrived_ms)?,
-            None => (0, 0),
-        };
+        let mut events: Vec<RecordedEvent> = valid.events.iter().map(recorded).collect();
+        let (mut visitor, mut visitor_across_midnight, mut replaced) = (0, 0, Replaced::default());
+        if let Some(first) = valid.events.first() {
+            let (day, salt) = day(table, site, first.at_ms, clocks.arrived_ms)?;
+            (visitor, visitor_across_midnight) = visitors(table, site, client, first.at_ms, salt);
+            replaced = self.cardinality.bound(salt, &site.name, day, &mut events);
+        }
         let dimensions = valid
             .events
             .first()
@@ -132,12 +139,12 @@ impl Ingest {
             class: u32::from(batch.class == proto::agent::Class::Long as i32),
             arrived_ms: clocks.arrived_ms,
             visitor,
-            events: valid.events.iter().map(recorded).collect(),
+            events,
             dropped: valid.dropped,
             dimensions,
             visitor_across_midnight,
         };
-        Some((record, valid.refused, valid.remarks))
+        Some(Recorded { record, refused: valid.refused, remarks: valid.remarks, replaced })
     }
 
     fn dimensions(
@@ -174,14 +181,30 @@ fn identify(sid: &[u8], seq: u32, class: i32, now_ms: u64) -> Result<(Sid, u32),
     validate::identity(sid, seq, class, now_ms).map_err(|reason| Refusal { sid: sid.to_vec(), seq, reason })
 }
 
-/// The visitor by the local day of the event, so that a batch that comes late has the one it would have had; and near midnight
-/// the same client by the other day, 0 otherwise. A day whose salt is gone counts as the day of arrival.
-fn visitors(table: &Table, site: &Site, client: &Client, at_ms: u64, arrived_ms: u64) -> Option<(u64, u64)> {
-    let salt = |ms| table.salts.of(LocalDay::at(ms, &site.timezone));
+/// What a batch became.
+struct Recorded {
+    record: Record,
+    refused: Option<Reason>,
+    remarks: Remarks,
+    replaced: Replaced,
+}
+
+/// The local day of the event, so that a batch that comes late has the one it would have had. One whose salt is gone counts as the day
+/// of arrival.
+fn day<'t>(table: &'t Table, site: &Site, at_ms: u64, arrived_ms: u64) -> Option<(LocalDay, &'t SaltKey)> {
+    let salted = |ms| {
+        let day = LocalDay::at(ms, &site.timezone);
+        table.salts.of(day).map(|salt| (day, salt))
+    };
+    salted(at_ms).or_else(|| salted(arrived_ms))
+}
+
+/// The visitor under this salt; and near midnight the same client by the other day, 0 otherwise.
+fn visitors(table: &Table, site: &Site, client: &Client, at_ms: u64, salt: &SaltKey) -> (u64, u64) {
     let visitor = |salt| VisitorId::of(salt, &site.name, client.address, &client.user_agent).get();
-    let Some(of_the_day) = salt(at_ms) else { return Some((visitor(salt(arrived_ms)?), 0)) };
-    let of_the_other = LocalDay::across_midnight(at_ms, &site.timezone).and_then(|day| table.salts.of(day));
-    Some((visitor(of_the_day), of_the_other.map_or(0, visitor)))
+    let of_the_day = table.salts.of(LocalDay::at(at_ms, &site.timezone));
+    let other = of_the_day.and_then(|_| LocalDay::across_midnight(at_ms, &site.timezone));
+    (visitor(salt), other.and_then(|day| table.salts.of(day)).map_or(0, visitor))
 }
 
 /// As it is logged.

@@ -6,7 +6,8 @@
 //! turns away what a rule blocks, [`routes`] leads any other request to [`websocket`], [`webtransport`] or [`grpc`] for a
 //! [`session`], and to [`post`] or [`grpc`] for one batch ([`unary`]). [`door`] is what the cores share, and a transmission's way
 //! in: [`capacity`] and [`throttle`] may ask it to come later, [`ingest`] turns a transmission into a record: [`sites`] admits,
-//! [`validate`] decodes and judges, [`source`], [`user_agent`], [`data_centres`], [`geo`] and [`visitor`] resolve what the bytes do not say. [`log`]
+//! [`validate`] decodes and judges, [`source`], [`user_agent`], [`data_centres`], [`geo`] and [`visitor`] resolve what the bytes
+//! do not say, [`cardinality`] bounds how many things they name. [`log`]
 //! makes the record durable, [`apply`] counts it in the regional Redis, [`answer`] tells the agent. Afterwards: [`outcomes`] keeps
 //! what Redis decided, [`delivery`] how far each record has come, [`raw`] ships it over
 //! the [`uplink`], [`trim`] forgets it.
@@ -18,6 +19,7 @@ pub mod answer;
 pub mod apply;
 pub mod bots;
 pub mod capacity;
+pub mod cardinality;
 pub mod clock;
 pub mod config;
 pub mod controls;

@@ -8,6 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use proto::agent::Reason;
 
+use crate::cardinality::{self, Replaced};
 use crate::validate::{Remarks, label};
 
 /// One reason of the ledger; there are some thirty.
@@ -43,6 +44,12 @@ pub enum Breaker {
     HalfOpen = 1,
     /// Nothing is tried for a while.
     Open = 2,
+}
+
+/// A kind of what a site names: `path`, `event_name`, `prop_key` or `prop_value`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabel {
+    kind: &'static str,
 }
 
 /// A rule of the operator's; there are 1,000 at most.
@@ -83,6 +90,8 @@ pub struct Metrics {
     pub observed_events: Family<ReasonLabel, Counter>,
     /// Events in which personal data was redacted.
     pub redacted_events: Counter,
+    /// What was beyond what a site may name, and became `(other)`, by kind.
+    pub replaced_values: Family<KindLabel, Counter>,
     /// Batches asked to come later.
     pub throttled: Counter,
     /// Records that are in the log.
@@ -136,6 +145,7 @@ impl Metrics {
             refusals: Family::default(),
             observed_events: Family::default(),
             redacted_events: Counter::default(),
+            replaced_values: Family::default(),
             throttled: Counter::default(),
             log_records: Counter::default(),
             log_flush_seconds: Histogram::new(exponential_buckets(0.00005, 2.0, 16)),
@@ -192,6 +202,7 @@ impl Metrics {
             "Events in which personal data was redacted",
             m.redacted_events,
         );
+        registry.register("tideline_gateway_replaced_values", "Values beyond a site's limits", m.replaced_values);
         registry.register("tideline_gateway_throttled", "Batches asked to come later", m.throttled);
         registry.register("tideline_gateway_log_records", "Records in the log", m.log_records);
         registry.register("tideline_gateway_log_flush_seconds", "Time of one group commit", m.log_flush_seconds);
@@ -240,6 +251,16 @@ impl Metrics {
             self.observed_events.get_or_create(&ReasonLabel { reason: label(reason) }).inc_by(events.into());
         }
         self.redacted_events.inc_by(remarks.redacted.into());
+    }
+
+    /// What became `(other)`.
+    pub fn replaced(&self, replaced: Replaced) {
+        for kind in cardinality::Kind::ALL {
+            let values = replaced.of(kind);
+            if values > 0 {
+                self.replaced_values.get_or_create(&KindLabel { kind: kind.label() }).inc_by(values.into());
+            }
+        }
     }
 
     /// A connection too many for this limit.

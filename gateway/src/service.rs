@@ -24,6 +24,7 @@ use crate::address::TrustedProxies;
 use crate::admin::{self, Admin};
 use crate::apply::{Applier, ApplyError, Elsewhere, Start};
 use crate::capacity::Capacity;
+use crate::cardinality::Cardinality;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
 use crate::crowd::Crowd;
@@ -51,6 +52,10 @@ const LOG_QUEUE: usize = 8 * 1024;
 /// Committed groups between the log and Redis. Full: the log waits.
 const APPLY_QUEUE: usize = 16;
 const RETRY: Duration = Duration::from_millis(200);
+/// A core looks for answers, which other threads bring, after so many tasks, and for sockets that are ready after so many. By the
+/// runtime's own 31 and 61 a flood that always has something to read would let through one answer in 31 turns, and pages wait a second.
+const ANSWERS_EVERY: u32 = 2;
+const SOCKETS_EVERY: u32 = 16;
 /// Records that Redis has not counted by then are in the log: the next start applies them.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -129,6 +134,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
         clock: Clock::new(),
         in_flight: InFlight::default(),
         data_centres: Arc::clone(&data_centres),
+        cardinality: Cardinality::new(&config.limits),
         agents: Arc::new(Agents::try_new()?),
         geo,
     });
@@ -223,7 +229,7 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
     let _looking = AbortOnDropHandle::new(tokio::spawn(looking));
     let trusted_proxies = TrustedProxies::new(config.trusted_proxies.clone());
     let crowd = Crowd::new(&config.limits, trusted_proxies.clone());
-    let limiting = limit(limits.clone(), Arc::clone(&throttles), crowd.clone());
+    let limiting = limit(limits.clone(), Arc::clone(&throttles), crowd.clone(), Arc::clone(&ingest));
     let _limiting = AbortOnDropHandle::new(tokio::spawn(limiting));
     let door = |stop: &CancellationToken| Door {
         ingest: Arc::clone(&ingest),
@@ -283,11 +289,12 @@ pub async fn run(config: Config, limits: watch::Receiver<Limits>, stop: Cancella
 }
 
 /// Passes on what changes; the rest is read where a connection begins.
-async fn limit(mut limits: watch::Receiver<Limits>, throttles: Arc<Throttles>, crowd: Crowd) {
+async fn limit(mut limits: watch::Receiver<Limits>, throttles: Arc<Throttles>, crowd: Crowd, ingest: Arc<Ingest>) {
     while limits.changed().await.is_ok() {
         let limits = limits.borrow_and_update().clone();
         throttles.limit(&limits);
         crowd.limit(&limits);
+        ingest.cardinality.limit(&limits);
     }
 }
 
@@ -363,7 +370,11 @@ fn serve_cores(ports: Vec<Ports>, door: impl Fn() -> Door) -> Result<Vec<thread:
     let serve = |(core, ports): (usize, Ports)| {
         let door = Arc::new(door());
         let body = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .global_queue_interval(ANSWERS_EVERY)
+                .event_interval(SOCKETS_EVERY)
+                .build()?;
             runtime.block_on(listen::serve(ports, door))
         };
         thread::Builder::new().name(format!("core-{core}")).spawn(body).map_err(Error::Thread)

@@ -22,6 +22,8 @@ use proto::{
 };
 use url::Url;
 
+use crate::cardinality::OTHER;
+
 use schema::Breach;
 use strings::{Control, Judged, Strings};
 
@@ -127,10 +129,11 @@ pub struct Page {
 }
 
 impl ValidEvent<'_> {
-    /// What it takes in a record at most, encoded.
+    /// What it takes in a record at most, encoded, whatever of it becomes [`OTHER`].
     fn recorded_bytes(&self) -> usize {
-        let prop = |(key, value): &(Text<'_>, Text<'_>)| key.len() + value.len() + 2 * PROP_FRAME_BYTES;
-        let strings = self.name.len() + self.page.hostname.len() + self.page.path.len();
+        let bytes = |text: &str| text.len().max(OTHER.len());
+        let prop = |(key, value): &(Text<'_>, Text<'_>)| bytes(key) + bytes(value) + 2 * PROP_FRAME_BYTES;
+        let strings = bytes(&self.name) + self.page.hostname.len() + bytes(&self.page.path);
         EVENT_FRAME_BYTES + strings + self.props.iter().map(prop).sum::<usize>()
     }
 

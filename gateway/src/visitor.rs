@@ -42,21 +42,11 @@ pub enum SaltError {
 
 impl VisitorId {
     /// SipHash-2-4 under the day's salt.
-    ///
-    /// Each field goes in behind its length, so that no two different triples hash the same bytes.
     pub fn of(salt: &SaltKey, site: &str, address: IpAddr, user_agent: &str) -> Self {
-        let mut hasher = SipHasher24::new_with_key(&salt.0);
-        let mut field = |bytes: &[u8]| {
-            hasher.write(&(bytes.len() as u64).to_le_bytes());
-            hasher.write(bytes);
-        };
-        field(site.as_bytes());
-        match address.to_canonical() {
-            IpAddr::V4(address) => field(&address.octets()),
-            IpAddr::V6(address) => field(&address.octets()),
-        }
-        field(user_agent.as_bytes());
-        Self(hasher.finish())
+        Self(match address.to_canonical() {
+            IpAddr::V4(address) => salt.hash([site.as_bytes(), &address.octets(), user_agent.as_bytes()]),
+            IpAddr::V6(address) => salt.hash([site.as_bytes(), &address.octets(), user_agent.as_bytes()]),
+        })
     }
 
     /// The hash as it is recorded.
@@ -97,8 +87,18 @@ impl fmt::Display for LocalDay {
 
 impl SaltKey {
     /// A key of sixteen random bytes.
-    pub fn new(key: [u8; 16]) -> Self {
+    pub const fn new(key: [u8; 16]) -> Self {
         Self(key)
+    }
+
+    /// SipHash-2-4. Each field goes in behind its length, so that no two different lists of fields hash the same bytes.
+    pub fn hash<const FIELDS: usize>(&self, fields: [&[u8]; FIELDS]) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        for field in fields {
+            hasher.write(&(field.len() as u64).to_le_bytes());
+            hasher.write(field);
+        }
+        hasher.finish()
     }
 }
 

@@ -89,6 +89,43 @@ async fn a_session_of_a_site_in_debug_mode_hears_what_became_of_its_events() {
     instance.expect(&["pageviews", "events"], &[2.0, 2.0]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_beyond_a_sites_paths_of_a_day_is_other_until_the_limit_is_raised() {
+    let instance = Instance::start().await;
+    let gateway = instance.second_gateway("[limits]\nsite_paths_per_day = 2").await;
+    let mut page = Page::open(gateway.address).await;
+    let stream = sid(now_ms());
+    page.batch(&pageviews(stream, 1, now_ms(), &["/a", "/b", "/c", "/a", "/d"])).await;
+    page.acknowledged().await;
+    gateway.until(r#"tideline_gateway_replaced_values_total{kind="path"}"#, 2.0).await;
+
+    let config = std::fs::read_to_string(&gateway.file).unwrap();
+    std::fs::write(&gateway.file, config.replace("site_paths_per_day = 2", "site_paths_per_day = 1000")).unwrap();
+    gateway.hang_up();
+    let asked = Instant::now();
+    let mut raised = 0;
+    while gateway.metric(r#"tideline_gateway_replaced_values_total{kind="path"}"#).await
+        == Some(2.0 + f64::from(raised))
+    {
+        assert!(asked.elapsed() < REPORT_MAX, "the new limit is not in force");
+        raised += 1;
+        page.batch(&pageviews(stream, 1 + raised, now_ms(), &[&format!("/later/{raised}")])).await;
+        page.acknowledged().await;
+    }
+    // The last of them was kept: it was named under the new limit.
+    let others = 2.0 + f64::from(raised - 1);
+    let last = format!("/later/{raised}");
+    instance.expect(&["pageviews"], &[5.0 + f64::from(raised)]).await;
+    let question = json!({
+        "site_id": SITE, "metrics": ["pageviews"], "date_range": "all", "dimensions": ["event:page"],
+        "order_by": [["event:page", "asc"]],
+    });
+    let answer = instance.query(question).await;
+    let row = |page: &str, views: f64| json!({ "dimensions": [page], "metrics": [views as u64] });
+    let expected = [row("(other)", others), row("/a", 2.0), row("/b", 1.0), row(&last, 1.0)];
+    assert_eq!(answer["results"], json!(expected));
+}
+
 /// The batch with these events behind its own: a reference to a name and to properties each, `more` strings behind its own.
 fn with_events(mut batch: Batch, more: &[&str], events: &[(u32, &[u32])]) -> Batch {
     batch.strings.extend(more.iter().map(|&text| text.to_owned()));

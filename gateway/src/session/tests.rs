@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::address::{ForwardedHeader, TrustedProxies};
 use crate::capacity::{Capacity, WhenRedisIsAway};
+use crate::cardinality::Cardinality;
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::crowd::Crowd;
@@ -138,16 +139,18 @@ pub fn door(policy: WhenRedisIsAway) -> (Arc<Door>, mpsc::Receiver<Submission>) 
     let sites = Sites::default();
     sites.replace(&configuration(clock.now_ms(), None)).unwrap();
     let agents = Arc::new(Agents::try_new().unwrap());
+    let limits = Limits { connection_batches_burst: 1_000, ..Default::default() };
+    let cardinality = Cardinality::new(&limits);
     let ingest = Arc::new(Ingest {
         sites,
         clock,
         in_flight: InFlight::default(),
         data_centres: Arc::default(),
+        cardinality,
         agents,
         geo: None,
     });
     let (log, submissions) = mpsc::channel(64);
-    let limits = Limits { connection_batches_burst: 1_000, ..Default::default() };
     let metrics = Arc::new(Metrics::new(&mut Registry::default()));
     let door = Door {
         ingest,

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 /// Read at once. Then it is the turn of the core's other connections.
-const TURN_BYTES: usize = 8 * 1024;
+const TURN_BYTES: usize = 4 * 1024;
 /// What a frame's head may take beside its payload: an eighth would be fragments of 64 bytes.
 const OVERHEAD: usize = 4;
 /// Pings and pongs are no messages. After so long without one they are begun to be counted anew: an idle page answers one a minute.

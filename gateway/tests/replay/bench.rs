@@ -9,7 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use gateway::answer::Answer;
 use gateway::apply::{Applier, ApplyError, Entrance, Entry, Start};
 use gateway::capacity::{Capacity, WhenRedisIsAway};
+use gateway::cardinality::Cardinality;
 use gateway::clock::Clock;
+use gateway::config::Limits;
 use gateway::delivery::Delivery;
 use gateway::in_flight::InFlight;
 use gateway::ingest::Ingest;
@@ -188,6 +190,7 @@ pub async fn entering(redis: &RedisServer, central: &FakeCentral, folder: &Path)
         clock: Clock::new(),
         in_flight: InFlight::default(),
         data_centres: Arc::default(),
+        cardinality: Cardinality::new(&Limits::default()),
         agents: Arc::new(Agents::try_new().unwrap()),
         geo: None,
     });

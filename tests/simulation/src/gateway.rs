@@ -10,6 +10,7 @@ use std::time::Duration;
 use gateway::address::{ForwardedHeader, TrustedProxies};
 use gateway::apply::{Applier, Elsewhere, Entrance, Entry, Session, Start};
 use gateway::capacity::{Capacity, WhenRedisIsAway};
+use gateway::cardinality::Cardinality;
 use gateway::clock::{Clock, Machine};
 use gateway::config::Limits;
 use gateway::crowd::Crowd;
@@ -154,6 +155,7 @@ pub async fn run(with: Surroundings, seen: Seen, killed: CancellationToken) -> R
         clock: Clock::with(Clocks(with.world.clone(), with.ahead_ms)),
         in_flight: InFlight::default(),
         data_centres: Arc::default(),
+        cardinality: Cardinality::new(&Limits::default()),
         agents: agents(),
         geo: None,
     });
