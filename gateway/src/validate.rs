@@ -124,7 +124,7 @@ pub struct Page {
     pub url: Url,
     /// In lower case, international names in their ASCII form.
     pub hostname: String,
-    /// What is counted as the page; see [`source::path`].
+    /// What is counted as the page; see [`crate::source::path`].
     pub path: String,
 }
 

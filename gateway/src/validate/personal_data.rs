@@ -266,7 +266,9 @@ mod tests {
             let redacted = redact(&text);
             prop_assert!(!has_an_address(redacted.as_bytes()), "{redacted}");
             prop_assert_eq!(redact(&redacted), &*redacted, "redacting twice changes nothing");
-            prop_assert!(has_an_address(text.as_bytes()) || redacted == text, "{} became {}", text, redacted);
+            // What is escaped on one side of the `@` and not on the other may be an address either way: too much rather than too little.
+            let escaped = text.contains('%');
+            prop_assert!(escaped || has_an_address(text.as_bytes()) || redacted == text, "{} became {}", text, redacted);
         }
 
         #[test]

@@ -408,7 +408,7 @@ fn reasons() -> Vec<Reason> {
 #[test]
 fn every_reason_is_explained_and_labelled_once() {
     let all = reasons();
-    assert_eq!(all.len(), 29);
+    assert_eq!(all.len(), 30);
     for &reason in &all {
         let expected = reason.as_str_name().trim_start_matches("REASON_").to_lowercase();
         assert_eq!(label(reason), expected);
