@@ -28,8 +28,13 @@ pub struct Instance {
 impl Instance {
     /// With one site of one origin, on free ports.
     pub async fn start() -> Self {
+        Self::start_in("UTC").await
+    }
+
+    /// The same, whose site is in this timezone.
+    pub async fn start_in(timezone: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let site = format!("{SITE}={ORIGIN}");
+        let site = format!("{SITE}={ORIGIN};{timezone}");
         let child = Command::new(TIDELINE)
             .args(["up", "--gateway", "127.0.0.1:0", "--central", "127.0.0.1:0", "--site", &site, "--data"])
             .arg(folder.path().join("data"))

@@ -14,9 +14,17 @@ use crate::page::{CHROME, Page, Visitor, now_ms, pageviews, sid};
 
 const MINUTE_MS: u64 = 60 * 1000;
 
+/// A timezone in which the last hours are all of today: over midnight a visitor is another one.
+fn day_around_now() -> &'static str {
+    match now_ms() / (60 * MINUTE_MS) % 24 {
+        4..20 => "UTC",
+        _ => "Etc/GMT-12", // twelve hours ahead
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_nine_minutes_later_is_the_same_visit_and_thirty_one_another_across_gateways() {
-    let instance = Instance::start().await;
+    let instance = Instance::start_in(day_around_now()).await;
     let second = instance.second_gateway("").await;
     let (mut here, mut there) = (Page::open(instance.gateway()).await, Page::open(second.address).await);
     let stream = sid(now_ms());
@@ -106,7 +114,7 @@ async fn visits_are_what_the_times_of_their_events_say() {
     let seed = now_ms();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let instance = Instance::start().await;
+    let instance = Instance::start_in(day_around_now()).await;
     let mut visits = Vec::new();
     for visitor in 0..12 {
         let user_agent = CHROME.replace("141.0.0.0", &format!("141.0.0.{visitor}"));
