@@ -12,7 +12,8 @@ limit_s=2600
 
 main() {
   rm -rf "$logs" && mkdir -p "$logs"
-  runner rust . cargo test --workspace --exclude simulation --locked --no-fail-fast
+  # The tests of real processes wait more than they compute: three at a time use two cores better than two.
+  runner rust . env RUST_TEST_THREADS="${RUST_TEST_THREADS:-3}" cargo test --workspace --exclude simulation --locked --no-fail-fast
   runner simulation . cargo test -p simulation --locked --no-fail-fast
   runner newer-redis . scripts/test-newer-redis.sh
   runner agent wasm-agent npm test --silent
