@@ -39,8 +39,8 @@ const STRAYS_MAX: u32 = 16;
 const ONE_SESSION: &str = "a connection has one WebTransport session: open another connection\n";
 const NO_SUCH_PATH: &str = "WebTransport sessions are at /v1/stream\n";
 
-type Connection = h3::server::Connection<Counted, Bytes>;
-type Resolver = h3::server::RequestResolver<Counted, Bytes>;
+type Connection = h3::server::Connection<Counted<h3_quinn::Connection>, Bytes>;
+type Resolver = h3::server::RequestResolver<Counted<h3_quinn::Connection>, Bytes>;
 /// The stream of a request.
 pub type Stream = RequestStream<CountedBidi, Bytes>;
 /// A stream of a session, behind the bytes that say so.

@@ -28,13 +28,8 @@ impl InFlight {
     }
 
     /// How many are not applied.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.lock().values().sum()
-    }
-
-    /// Nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, usize>> {
@@ -63,7 +58,7 @@ mod tests {
         let in_flight = InFlight::default();
         let (first, second) = (in_flight.admit(10), in_flight.admit(20));
         let twin = in_flight.admit(10);
-        assert_eq!((in_flight.oldest_ms(), in_flight.len()), (Some(10), 3));
+        assert_eq!((in_flight.oldest_ms(), in_flight.count()), (Some(10), 3));
         drop(first);
         assert_eq!(in_flight.oldest_ms(), Some(10));
         drop(twin);

@@ -124,9 +124,9 @@ impl Ingest {
         let mut events: Vec<RecordedEvent> = valid.events.iter().map(recorded).collect();
         let (mut visitor, mut visitor_across_midnight, mut replaced) = (0, 0, Replaced::default());
         if let Some(first) = valid.events.first() {
-            let (day, salt) = day(table, site, first.at_ms, clocks.arrived_ms)?;
-            (visitor, visitor_across_midnight) = visitors(table, site, client, first.at_ms, salt);
-            replaced = self.cardinality.bound(salt, &site.name, day, &mut events);
+            let day = Day::of(table, site, first.at_ms, clocks.arrived_ms)?;
+            (visitor, visitor_across_midnight) = day.visitors(site, client);
+            replaced = self.cardinality.bound(day.salt, &site.name, day.day, &mut events);
         }
         let dimensions = valid
             .events
@@ -189,22 +189,32 @@ struct Recorded {
     replaced: Replaced,
 }
 
-/// The local day of the event, so that a batch that comes late has the one it would have had. One whose salt is gone counts as the day
-/// of arrival.
-fn day<'t>(table: &'t Table, site: &Site, at_ms: u64, arrived_ms: u64) -> Option<(LocalDay, &'t SaltKey)> {
-    let salted = |ms| {
-        let day = LocalDay::at(ms, &site.timezone);
-        table.salts.of(day).map(|salt| (day, salt))
-    };
-    salted(at_ms).or_else(|| salted(arrived_ms))
+/// The local day of a batch, and what its visitors are hashed with.
+struct Day<'t> {
+    day: LocalDay,
+    salt: &'t SaltKey,
+    /// Near midnight, of the other day.
+    other: Option<&'t SaltKey>,
 }
 
-/// The visitor under this salt; and near midnight the same client by the other day, 0 otherwise.
-fn visitors(table: &Table, site: &Site, client: &Client, at_ms: u64, salt: &SaltKey) -> (u64, u64) {
-    let visitor = |salt| VisitorId::of(salt, &site.name, client.address, &client.user_agent).get();
-    let of_the_day = table.salts.of(LocalDay::at(at_ms, &site.timezone));
-    let other = of_the_day.and_then(|_| LocalDay::across_midnight(at_ms, &site.timezone));
-    (visitor(salt), other.and_then(|day| table.salts.of(day)).map_or(0, visitor))
+impl<'t> Day<'t> {
+    /// The day of the event, so that a batch that comes late has the visitor it would have had. One whose salt is gone counts as the day
+    /// of arrival.
+    fn of(table: &'t Table, site: &Site, at_ms: u64, arrived_ms: u64) -> Option<Self> {
+        let salted = |ms| {
+            let day = LocalDay::at(ms, &site.timezone);
+            table.salts.of(day).map(|salt| Self { day, salt, other: None })
+        };
+        let Some(day) = salted(at_ms) else { return salted(arrived_ms) };
+        let other = LocalDay::across_midnight(at_ms, &site.timezone).and_then(|other| table.salts.of(other));
+        Some(Self { other, ..day })
+    }
+
+    /// The visitor; and near midnight the same client by the other day, 0 otherwise.
+    fn visitors(&self, site: &Site, client: &Client) -> (u64, u64) {
+        let visitor = |salt| VisitorId::of(salt, &site.name, client.address, &client.user_agent).get();
+        (visitor(self.salt), self.other.map_or(0, visitor))
+    }
 }
 
 /// As it is logged.

@@ -78,7 +78,7 @@ impl Overload {
         loop {
             sleep(LOOK_EVERY).await;
             let signs = Signs {
-                waiting: in_flight.len(),
+                waiting: in_flight.count(),
                 age_ms: in_flight.oldest_ms().map_or(0, |arrived_ms| now_ms().saturating_sub(arrived_ms)),
                 late: Duration::from_micros(self.late_us.swap(0, Ordering::Relaxed)),
             };

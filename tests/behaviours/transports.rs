@@ -13,8 +13,7 @@ use proto::Message as _;
 use proto::agent::agent_client::AgentClient;
 use proto::agent::{Ack, Batch, ClientFrame, Hello, Reason, ServerFrame, client_frame, server_frame::Frame};
 use proto::sid::Sid;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -49,16 +48,7 @@ fn batch(stream: Sid, seq: u32) -> Batch {
 }
 
 fn connector(certificate: &Path, protocol: &[u8]) -> TlsConnector {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![protocol.to_vec()];
-    TlsConnector::from(Arc::new(config))
+    TlsConnector::from(Arc::new(harness::tls::client(certificate, protocol)))
 }
 
 async fn handshake(gateway: SocketAddr, certificate: &Path, protocol: &[u8]) -> TlsStream<TcpStream> {

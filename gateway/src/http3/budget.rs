@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, OpenStreams, StreamErrorIncoming, StreamId, WriteBuf};
-use h3_quinn::{BidiStream, OpenStreams as Opener, RecvStream, SendStream};
+use h3_quinn::{BidiStream, Connection, OpenStreams as Opener, RecvStream, SendStream};
 
 use crate::listen::HEADER_BYTES_MAX;
 use crate::quic::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
@@ -60,78 +60,57 @@ impl Drop for Budget {
     }
 }
 
-/// A connection whose streams are counted.
-pub struct Counted {
-    connection: h3_quinn::Connection,
+/// A connection, or what opens streams of one, whose streams are counted.
+pub struct Counted<C> {
+    inner: C,
     held: Arc<AtomicUsize>,
 }
 
-impl Counted {
+impl Counted<Connection> {
     /// Nothing is held of it yet.
     pub fn new(connection: quinn::Connection) -> Self {
-        Self { connection: h3_quinn::Connection::new(connection), held: Arc::default() }
+        Self { inner: Connection::new(connection), held: Arc::default() }
     }
 }
 
-impl quic::Connection<Bytes> for Counted {
+impl quic::Connection<Bytes> for Counted<Connection> {
     type RecvStream = CountedRecv;
-    type OpenStreams = CountedOpener;
+    type OpenStreams = Counted<Opener>;
 
     fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::RecvStream, ConnectionErrorIncoming>> {
-        let stream = ready!(quic::Connection::<Bytes>::poll_accept_recv(&mut self.connection, cx))?;
+        let stream = ready!(quic::Connection::<Bytes>::poll_accept_recv(&mut self.inner, cx))?;
         Poll::Ready(Ok(CountedRecv { stream, budget: Budget::new(Arc::clone(&self.held)) }))
     }
 
     fn poll_accept_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, ConnectionErrorIncoming>> {
-        let stream = ready!(self.connection.poll_accept_bidi(cx))?;
+        let stream = ready!(self.inner.poll_accept_bidi(cx))?;
         Poll::Ready(Ok(CountedBidi::new(stream, &self.held)))
     }
 
     fn opener(&self) -> Self::OpenStreams {
-        let opener = quic::Connection::<Bytes>::opener(&self.connection);
-        CountedOpener { opener, held: Arc::clone(&self.held) }
+        let inner = quic::Connection::<Bytes>::opener(&self.inner);
+        Counted { inner, held: Arc::clone(&self.held) }
     }
 }
 
-impl OpenStreams<Bytes> for Counted {
+impl<C> OpenStreams<Bytes> for Counted<C>
+where
+    C: OpenStreams<Bytes, BidiStream = BidiStream<Bytes>, SendStream = SendStream<Bytes>>,
+{
     type BidiStream = CountedBidi;
     type SendStream = SendStream<Bytes>;
 
     fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, StreamErrorIncoming>> {
-        let stream = ready!(self.connection.poll_open_bidi(cx))?;
+        let stream = ready!(self.inner.poll_open_bidi(cx))?;
         Poll::Ready(Ok(CountedBidi::new(stream, &self.held)))
     }
 
     fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::SendStream, StreamErrorIncoming>> {
-        self.connection.poll_open_send(cx)
+        self.inner.poll_open_send(cx)
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
-        OpenStreams::<Bytes>::close(&mut self.connection, code, reason);
-    }
-}
-
-/// Opens streams of such a connection.
-pub struct CountedOpener {
-    opener: Opener,
-    held: Arc<AtomicUsize>,
-}
-
-impl OpenStreams<Bytes> for CountedOpener {
-    type BidiStream = CountedBidi;
-    type SendStream = SendStream<Bytes>;
-
-    fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::BidiStream, StreamErrorIncoming>> {
-        let stream = ready!(self.opener.poll_open_bidi(cx))?;
-        Poll::Ready(Ok(CountedBidi::new(stream, &self.held)))
-    }
-
-    fn poll_open_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<Self::SendStream, StreamErrorIncoming>> {
-        self.opener.poll_open_send(cx)
-    }
-
-    fn close(&mut self, code: Code, reason: &[u8]) {
-        OpenStreams::<Bytes>::close(&mut self.opener, code, reason);
+        self.inner.close(code, reason);
     }
 }
 

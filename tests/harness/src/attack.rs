@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use crate::audit;
 use crate::load::{Load, Plan};
 use crate::region::Region;
+use crate::tls;
 use flood::Target;
 pub use kind::Kind;
 pub use outcome::{Measured, Outcome, Phase};
@@ -55,14 +56,14 @@ impl Attack {
     pub async fn run(&self, attacker: &std::path::Path) -> Outcome {
         let mut region = Region::new(1).await;
         let certificate = region.folder().join("certificate.pem");
-        outcome::write_certificate(&certificate);
-        let tls = region.gateways[0].serve_tls(&certificate);
+        tls::write_certificate(&certificate);
+        let secure = region.gateways[0].serve_tls(&certificate);
         // The pages' proxy; everybody else is who he is.
         region.gateways[0].configure("trusted_proxies", vec!["127.0.0.1/32"]);
         region.gateways[0].configure("cores", 2);
         region.start_all().await;
         region.make_other_site(flood::SITE).await;
-        let target = Target { plain: region.gateways[0].listen(), tls, certificate };
+        let target = Target { plain: region.gateways[0].listen(), tls: secure, certificate };
         let gateway = region.gateways[0].process.pid();
 
         let plan = Plan { agents: self.agents, every: Duration::from_millis(500), ..Default::default() };
@@ -74,10 +75,9 @@ impl Attack {
             let quiet = Duration::from_secs(self.seconds);
             let before = phase(&load, gateway, sleep(quiet)).await;
             let broken = load.broken();
-            let attacked = attack(attacker, kind, &target, quiet);
-            let (mut during, mut tries) = (Phase::default(), String::new());
-            let ran = async { tries = attacked.await };
-            during.clone_from(&phase(&load, gateway, ran).await);
+            let mut tries = String::new();
+            let attacked = async { tries = attack(attacker, kind, &target, quiet).await };
+            let during = phase(&load, gateway, attacked).await;
             let after = phase(&load, gateway, sleep(quiet)).await;
             let measured = Measured { kind, tries, before, during, after, broken: load.broken() - broken };
             eprintln!("{measured}");

@@ -18,6 +18,7 @@ pub mod quic;
 pub mod region;
 pub mod small_disk;
 pub mod strace;
+pub mod tls;
 pub mod torture;
 pub mod webtransport;
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, TransportConfig, VarInt};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use quinn::{ClientConfig, Connection, Endpoint};
 
 /// Bytes that begin each stream of its kind, and the types of frames.
 pub mod wire {
@@ -16,8 +14,6 @@ pub mod wire {
     pub const CONTROL: [u8; 3] = [0x00, 0x04, 0x00];
     /// A frame of a type that nobody knows and everybody must skip, which announces 2^40 bytes.
     pub const ENDLESS_FRAME: [u8; 9] = [0x21, 0xc0, 0, 1, 0, 0, 0, 0, 0];
-    /// A stream of the WebTransport session that the first request of the connection began.
-    pub const STREAM_OF_FIRST_SESSION: [u8; 3] = [0x40, 0x41, 0x00];
 }
 
 const CONNECT_MAX: Duration = Duration::from_secs(20);
@@ -33,20 +29,8 @@ pub async fn connect(gateway: SocketAddr, certificate: &Path, from: Option<Socke
 
 /// Of a client that trusts this certificate alone.
 pub fn config(certificate: &Path) -> ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut crypto = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    crypto.alpn_protocols = vec![b"h3".to_vec()];
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).unwrap()));
-    let mut transport = TransportConfig::default();
-    transport.max_concurrent_uni_streams(VarInt::from_u32(16));
-    config.transport_config(Arc::new(transport));
-    config
+    let crypto = QuicClientConfig::try_from(crate::tls::client(certificate, b"h3")).unwrap();
+    ClientConfig::new(Arc::new(crypto))
 }
 
 /// A HEADERS frame with these fields, each written out.

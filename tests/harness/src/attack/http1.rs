@@ -5,8 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proto::Message as _;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -46,11 +45,7 @@ async fn trickle(attacker: &Attacker, mut stream: TcpStream, byte: u8) -> io::Re
 pub async fn handshake(attacker: &Attacker) -> io::Result<()> {
     static CONNECTOR: OnceLock<TlsConnector> = OnceLock::new();
     let connector = CONNECTOR.get_or_init(|| {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&attacker.target.certificate).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let mut config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+        let mut config = crate::tls::client(&attacker.target.certificate, b"http/1.1");
         config.resumption = rustls::client::Resumption::disabled(); // the cheap way is not taken
         TlsConnector::from(Arc::new(config))
     });

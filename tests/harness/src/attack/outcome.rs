@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
@@ -142,12 +141,4 @@ impl fmt::Display for Outcome {
             (None, None) => write!(f, "nothing was audited"),
         }
     }
-}
-
-/// A certificate for this machine with its key, in one file.
-pub(super) fn write_certificate(file: &Path) {
-    let key = rcgen::KeyPair::generate().expect("randomness");
-    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
-    let certificate = rcgen::CertificateParams::new(names).and_then(|params| params.self_signed(&key)).expect("names");
-    std::fs::write(file, certificate.pem() + &key.serialize_pem()).expect("room for a file");
 }
