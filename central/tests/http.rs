@@ -122,7 +122,7 @@ async fn rules_are_taken_kept_and_shown(central: &Running) {
     let plan = json!({"type": "text", "values": ["free", "pro"], "bytes_max": 40, "required": true});
     let events = json!({"Signup": {"props": {"plan": plan}}});
     let rules = json!({
-        "schema": {"mode": "enforce", "events": events, "other_props": "refuse"}, "personal_data": "drop", "debug": true,
+        "schema": {"mode": "enforce", "events": events, "other_props": "refuse"}, "personal_data": "drop", "debug": true, "automated": "allow",
     });
     assert_eq!(put(rules.clone()).await.1["rules"], rules);
     let (status, site) =
@@ -130,6 +130,7 @@ async fn rules_are_taken_kept_and_shown(central: &Running) {
     assert_eq!((status, &site["rules"]), (200, &rules), "a site keeps its rules while none are named");
     for (wrong, said) in [
         (json!({"personal_data": "hide"}), "`redact`, `allow`, `drop`"),
+        (json!({"automated": "hide"}), "`drop` or `allow`"),
         (json!({"schema": {"events": {}}}), "missing field `mode`"),
         (json!({"schema": {"mode": "observe", "events": {"a\u{7}": {}}}}), "no control characters"),
     ] {
@@ -139,7 +140,7 @@ async fn rules_are_taken_kept_and_shown(central: &Running) {
     }
     assert_eq!(central.get("/api/v2/sites").await["sites"][0]["rules"], rules, "what is refused changes nothing");
     let none = put(json!({})).await.1["rules"].clone();
-    assert_eq!(none, json!({"schema": null, "personal_data": "redact", "debug": false}));
+    assert_eq!(none, json!({"schema": null, "personal_data": "redact", "debug": false, "automated": "drop"}));
 }
 
 async fn sites_are_made_and_listed(central: &Running) {
@@ -151,7 +152,7 @@ async fn sites_are_made_and_listed(central: &Running) {
     let expected = json!({
         "site_id": "a.example", "timezone": "Asia/Kathmandu", "origins": ["https://a.example"],
         "snippet": snippet, "first_event_at": null, "raw": "central",
-        "rules": {"schema": null, "personal_data": "redact", "debug": false},
+        "rules": {"schema": null, "personal_data": "redact", "debug": false, "automated": "drop"},
     });
     assert_eq!(site, expected);
     let with = async |raw: Value| {

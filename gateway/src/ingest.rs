@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::agent::{Batch, Envelope, Reason};
-use proto::record::{Dropped, Record, RecordedEvent};
+use proto::record::{Record, RecordedEvent};
 use proto::sid::Sid;
-use proto::uplink::{PersonalData, VisitDimensions};
+use proto::uplink::{Automated, PersonalData, VisitDimensions};
 
 use crate::answer::Refusal;
 use crate::cardinality::{Cardinality, Replaced};
@@ -17,7 +17,7 @@ use crate::in_flight::{Admission, InFlight};
 use crate::sites::{Site, Sites, Table};
 use crate::source;
 use crate::user_agent::{Agents, DeviceInfo};
-use crate::validate::{self, BatchHead, Clocks, Remarks, Undecodable, ValidEvent, personal_data};
+use crate::validate::{self, BatchHead, Clocks, Remarks, Undecodable, ValidEvent, pace, personal_data};
 use crate::visitor::{LocalDay, SaltKey, VisitorId};
 
 /// Who is on the other end of a connection. Address and user agent are hashed and looked up; they are never stored.
@@ -102,25 +102,23 @@ impl Ingest {
         }
     }
 
-    /// By what a client shows itself to be a program, if it does.
-    fn program(&self, client: &Client) -> Option<Reason> {
-        if client.device.bot {
-            Some(Reason::Bot)
-        } else {
-            self.data_centres.contain(client.address).then_some(Reason::DataCentre)
-        }
+    /// By what it shows that a program made the batch, if it does.
+    fn program(&self, site: &Site, client: &Client, batch: &Batch) -> Option<Reason> {
+        let signs = [
+            (client.device.bot, Reason::Bot),
+            (batch.automated && site.rules.automated == Automated::Drop, Reason::Automated),
+            (self.data_centres.contain(client.address), Reason::DataCentre),
+            (pace::is_impossible(batch), Reason::ImpossibleTiming),
+        ];
+        signs.into_iter().find(|(shows, _)| *shows).map(|(_, reason)| reason)
     }
 
     /// `None` when central has sent no salt: a visitor cannot be told from another then.
     fn record(&self, table: &Table, site: &Site, client: &Client, batch: &Batch, clocks: Clocks) -> Option<Recorded> {
-        let mut valid = validate::validate(batch, clocks, &site.rules);
-        if let Some(reason) = self.program(client).filter(|_| valid.refused.is_none()) {
-            valid.refused = Some(reason);
-            let events = u32::try_from(valid.events.len()).unwrap_or(u32::MAX);
-            valid.events.clear();
-            valid.remarks = Remarks::default();
-            valid.dropped.push(Dropped { reason: reason as u32, events, ..Default::default() });
-        }
+        let valid = match self.program(site, client, batch) {
+            Some(reason) => validate::refuse(batch, reason),
+            None => validate::validate(batch, clocks, &site.rules),
+        };
         let mut events: Vec<RecordedEvent> = valid.events.iter().map(recorded).collect();
         let (mut visitor, mut visitor_across_midnight, mut replaced) = (0, 0, Replaced::default());
         if let Some(first) = valid.events.first() {

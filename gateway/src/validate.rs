@@ -5,6 +5,7 @@
 
 mod decode;
 mod notice;
+pub mod pace;
 pub mod personal_data;
 mod reason;
 mod rules;
@@ -166,18 +167,8 @@ pub fn identity(sid: &[u8], seq: u32, class: i32, now_ms: u64) -> Result<(Sid, u
 
 /// Takes a batch apart. `events.len()` and the events in `dropped` that are not `given_up` add up to the batch's events.
 pub fn validate<'a>(batch: &'a Batch, clocks: Clocks, rules: &Rules) -> Validated<'a> {
-    let mut dropped = Tally::default();
-    for given_up in &batch.given_up {
-        dropped.given_up(given_up);
-    }
-    let mut validated = Validated {
-        refused: None,
-        events: Vec::new(),
-        dropped: Vec::new(),
-        screen: screen(batch),
-        language: language(batch),
-        remarks: Remarks::default(),
-    };
+    let mut dropped = Tally::of_given_up(batch);
+    let mut validated = Validated::empty(batch);
     if batch.events.len() > limits::EVENTS_MAX {
         validated.refused = Some(Reason::TooManyEvents);
         dropped.events(Reason::TooManyEvents, u32::try_from(batch.events.len()).unwrap_or(u32::MAX));
@@ -208,6 +199,26 @@ pub fn validate<'a>(batch: &'a Batch, clocks: Clocks, rules: &Rules) -> Validate
     }
     validated.dropped = dropped.rows;
     validated
+}
+
+/// A batch that is not judged event by event: all of it is dropped for one reason, what the agent gave up is kept.
+pub fn refuse(batch: &Batch, reason: Reason) -> Validated<'_> {
+    let mut dropped = Tally::of_given_up(batch);
+    dropped.events(reason, u32::try_from(batch.events.len()).unwrap_or(u32::MAX));
+    Validated { refused: Some(reason), dropped: dropped.rows, ..Validated::empty(batch) }
+}
+
+impl<'a> Validated<'a> {
+    fn empty(batch: &'a Batch) -> Self {
+        Self {
+            refused: None,
+            events: Vec::new(),
+            dropped: Vec::new(),
+            screen: screen(batch),
+            language: language(batch),
+            remarks: Remarks::default(),
+        }
+    }
 }
 
 impl BatchHead {
@@ -373,6 +384,12 @@ struct Tally {
 }
 
 impl Tally {
+    fn of_given_up(batch: &Batch) -> Self {
+        let mut tally = Self::default();
+        batch.given_up.iter().for_each(|given_up| tally.given_up(given_up));
+        tally
+    }
+
     fn events(&mut self, reason: Reason, events: u32) {
         self.add(Dropped { reason: reason as u32, events, batches: 0, given_up: false });
     }

@@ -126,6 +126,28 @@ async fn what_is_beyond_a_sites_paths_of_a_day_is_other_until_the_limit_is_raise
     assert_eq!(answer["results"], json!(expected));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_program_drives_is_dropped_unless_the_site_allows_it_and_nobody_opens_21_pages_a_second() {
+    let instance = Instance::start().await;
+    let mut page = Page::open(instance.gateway()).await;
+    let stream = sid(now_ms());
+    let driven = |seq| Batch { automated: true, ..pageviews(stream, seq, now_ms(), &["/", "/a"]) };
+    page.batch(&driven(1)).await;
+    let refused = page.rejected().await;
+    assert!(refused.reason() == Reason::Automated && refused.r#final, "{refused:?}");
+
+    in_force(&instance, "https://one.example", json!({ "automated": "allow" })).await;
+    page.batch(&driven(2)).await;
+    page.acknowledged().await;
+    page.batch(&Batch { automated: true, ..pageviews(stream, 3, now_ms(), &["/b"; 21]) }).await;
+    let refused = page.rejected().await;
+    assert!(refused.reason() == Reason::ImpossibleTiming && refused.r#final, "{refused:?}");
+
+    instance.expect(&["pageviews", "events"], &[2.0, 2.0]).await;
+    let expected = json!({ "automated": 2, "impossible_timing": 21 });
+    assert_eq!(dropped(&instance).await, (25, 2, expected));
+}
+
 /// The batch with these events behind its own: a reference to a name and to properties each, `more` strings behind its own.
 fn with_events(mut batch: Batch, more: &[&str], events: &[(u32, &[u32])]) -> Batch {
     batch.strings.extend(more.iter().map(|&text| text.to_owned()));

@@ -2,12 +2,13 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { launch } from 'puppeteer-core';
-import { Instance, sleep } from './instance.mjs';
+import { Instance, sleep, until } from './instance.mjs';
 import { Network } from './network.mjs';
 import { assertCounted, walk } from './visit.mjs';
 
 const LIMITS = { timeout: 120_000 };
 const ANOTHER_CUT_MS = 12_000;
+const LEDGER_MAX_MS = 40_000;
 const LADDER = { webtransport: {}, websocket: { udp: false } };
 
 let instance;
@@ -32,7 +33,8 @@ after(async () => {
 
 for (const [transport, lets] of Object.entries(LADDER)) {
   test(`a visit in Firefox is carried by ${transport}`, LIMITS, async () => {
-    const network = await Network.start(instance, transport, lets);
+    // Firefox always says that a program drives it.
+    const network = await Network.start(instance, transport, lets, { automated: 'allow' });
     networks.push(network);
     const context = await browser.createBrowserContext();
     const page = await context.newPage();
@@ -49,6 +51,20 @@ for (const [transport, lets] of Object.entries(LADDER)) {
     assert.deepEqual(errors, []);
   });
 }
+
+test('what a driven Firefox does is dropped, and in the ledger', LIMITS, async () => {
+  const network = await Network.start(instance, 'driven');
+  networks.push(network);
+  const context = await browser.createBrowserContext();
+  const page = await context.newPage();
+  await page.goto(`${network.shop}/`);
+  const ledger = () => instance.ask('GET', '/api/v2/ledger?site_id=driven');
+  await until('the page in the ledger', async () => (await ledger()).sent >= 1, LEDGER_MAX_MS);
+  await context.close();
+  const { sent, counted, dropped } = await ledger();
+  const reasons = dropped.reasons.map(({ reason, events }) => [reason, events]);
+  assert.deepEqual({ sent, counted, reasons }, { sent: 1, counted: 0, reasons: [['automated', 1]] });
+});
 
 describe('a visit in Firefox is counted once', { concurrency: true }, () => {
   for (const transport of Object.keys(LADDER)) {

@@ -78,7 +78,7 @@ export class Instance {
   }
 
   // A site whose pages are those of these origins.
-  addSite = (site_id, origins) => this.ask('POST', '/api/v2/sites', { site_id, origins });
+  addSite = (site_id, origins, rules) => this.ask('POST', '/api/v2/sites', { site_id, origins, ...(rules && { rules }) });
 
   query = (body) => this.ask('POST', '/api/v2/query', { site_id: SITE, date_range: 'all', ...body });
   live = () => this.ask('GET', `/api/v2/live?site_id=${SITE}`);
@@ -123,7 +123,8 @@ const ALONE = '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE
 export const launch = () =>
   chromium.launch({
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', ALONE, `--user-agent=${USER_AGENT}`],
+    // Visits of people: nothing of them says that a program drives the browser.
+    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', ALONE, '--disable-blink-features=AutomationControlled', `--user-agent=${USER_AGENT}`],
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
   });
 

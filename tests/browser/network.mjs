@@ -10,8 +10,8 @@ import { until } from './instance.mjs';
 const CALLS = '/tideline.agent.v1.Agent/';
 
 export class Network {
-  // With pages that count for `site`. `udp`, `upgrades`, `calls`: whether WebTransport, WebSockets and gRPC-Web get through.
-  static async start(instance, site, { udp = true, upgrades = true, calls = true } = {}) {
+  // With pages that count for `site`, by its rules. `udp`, `upgrades`, `calls`: whether WebTransport, WebSockets and gRPC-Web get through.
+  static async start(instance, site, { udp = true, upgrades = true, calls = true } = {}, rules) {
     const network = new Network();
     Object.assign(network, { instance, site, udp, upgrades, calls });
     network.hole = createSocket('udp4').on('message', () => (network.swallowed += 1)).bind(0, '127.0.0.1');
@@ -21,7 +21,7 @@ export class Network {
     network.gateway.on('upgrade', (request, socket, head) => network.#upgrade(request, socket, head));
     network.shop = await listen(network.pages);
     network.url = await listen(network.gateway);
-    await instance.addSite(site, [network.shop]);
+    await instance.addSite(site, [network.shop], rules);
     await until('the gateway knows the site', () => network.#known(), 10_000);
     return network;
   }

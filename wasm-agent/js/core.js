@@ -35,7 +35,7 @@ export const wrapCore = (exports) => {
       input.set(random);
       const siteBytes = encoder.encodeInto(site, input.subarray(10)).written;
       const languageBytes = encoder.encodeInto(navigator.language, input.subarray(10 + siteBytes)).written;
-      return exports.start(stamp, seq, long, siteBytes, languageBytes, screen.width, screen.height);
+      return exports.start(stamp, seq, long, siteBytes, languageBytes, screen.width, screen.height, navigator.webdriver);
     },
 
     // Takes over a batch that was sent before.

@@ -83,7 +83,7 @@ const encodeBatch = ({ stamp, random, seq, queue, givenUp, long }) => {
   };
   const language = reference(navigator.language);
   let last = queue[0].at;
-  batch.push(...uint(4, last), ...uint(8, screen.width), ...uint(9, screen.height), ...uint(10, language));
+  batch.push(...uint(4, last), ...uint(8, screen.width), ...uint(9, screen.height), ...uint(10, language), ...uint(11, +navigator.webdriver));
   let taken = 0;
   let tooLarge = 0;
   for (const event of queue) {

@@ -30,6 +30,29 @@ test('a pageview arrives at once, with what the page knows', LIMITS, () =>
     assert.equal(await page.evaluate(() => Object.keys(window).filter((key) => /tide|core/i.test(key)).join()), 'tideline');
   }));
 
+for (const driven of [true, false]) {
+  const page = (_, gateway) => html(gateway, `<script>Object.defineProperty(navigator, 'webdriver', { get: () => ${driven} })</script>${snippet(gateway)}`);
+  const says = ({ batch }) => [batch.seq, batch.automated];
+
+  test(`a browser that ${driven ? 'a program drives' : 'nobody drives'} says so in every batch`, LIMITS, () =>
+    visit(browser, { page }, async ({ gateway, page, url }) => {
+      await page.goto(url);
+      await settles(() => gateway.names(), ['/']);
+      await page.evaluate(() => tideline('Later'));
+      await settles(() => gateway.names(), ['/', 'Later']);
+      assert.deepEqual(gateway.events().map(says), [[1, driven], [2, driven]]);
+    }));
+
+  test(`before the core is there, too (${driven})`, LIMITS, () =>
+    visit(browser, { page, gateway: { fileDelay: 3_000 } }, async ({ gateway, page, url }) => {
+      await page.goto(url);
+      await sleep(50);
+      await page.goto('about:blank');
+      await settles(() => gateway.names(), ['/']);
+      assert.deepEqual(gateway.transmissions.map((sent) => [sent.via, ...says(sent)]), [['post', 1, driven]]);
+    }));
+}
+
 test('custom events carry their properties', LIMITS, () =>
   visit(browser, {}, async ({ gateway, page, url }) => {
     await page.goto(url);

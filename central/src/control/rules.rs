@@ -1,4 +1,4 @@
-//! Rules of a site: which events it knows, what becomes of personal data, whether its pages are told. Gateways hold to them.
+//! Rules of a site: which events it knows, what becomes of personal data and of driven browsers, whether its pages are told. Gateways hold to them.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ pub struct NewRules {
     personal_data: PersonalData,
     /// Sessions are told of each event that is refused, redacted or observed.
     debug: bool,
+    /// Of browsers that say that a program drives them.
+    automated: Automated,
 }
 
 /// The events that a site knows.
@@ -89,6 +91,14 @@ enum PersonalData {
     Redact,
     Allow,
     Drop,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Automated {
+    #[default]
+    Drop,
+    Allow,
 }
 
 /// Rules that cannot be.
@@ -190,10 +200,15 @@ impl Rules {
             PersonalData::Allow => uplink::PersonalData::Allow,
             PersonalData::Drop => uplink::PersonalData::Drop,
         };
+        let automated = match self.0.automated {
+            Automated::Drop => uplink::Automated::Drop,
+            Automated::Allow => uplink::Automated::Allow,
+        };
         uplink::Rules {
             schema: self.0.schema.as_ref().map(Schema::wire),
             personal_data: personal_data.into(),
             debug: self.0.debug,
+            automated: automated.into(),
         }
     }
 }
@@ -316,11 +331,13 @@ mod tests {
             },
             "personal_data": "drop",
             "debug": true,
+            "automated": "allow",
         });
         let read = rules(whole.clone()).unwrap();
         assert_eq!(json!(read), whole);
         let wire = read.wire();
         assert_eq!((wire.personal_data(), wire.debug), (uplink::PersonalData::Drop, true));
+        assert_eq!(wire.automated(), uplink::Automated::Allow);
         let schema = wire.schema.unwrap();
         assert_eq!((schema.mode(), schema.other_props()), (uplink::SchemaMode::Enforce, uplink::OtherProps::Allow));
         let [plan, seats, trial] = schema.events[0].props.as_slice() else { panic!("{schema:?}") };
@@ -336,7 +353,7 @@ mod tests {
     fn without_rules_personal_data_is_redacted_and_nothing_else_happens() {
         assert_eq!(
             json!(rules(json!({})).unwrap()),
-            json!({"schema": null, "personal_data": "redact", "debug": false})
+            json!({"schema": null, "personal_data": "redact", "debug": false, "automated": "drop"})
         );
         assert_eq!(Rules::default().wire(), uplink::Rules::default());
     }
@@ -386,6 +403,7 @@ mod tests {
         for unknown in [
             json!({"schemas": {}}),
             json!({"personal_data": "hide"}),
+            json!({"automated": true}),
             json!({"schema": {"events": {}}}),
             json!({"schema": {"mode": "warn", "events": {}}}),
             json!({"schema": {"mode": "observe", "events": {"e": {"prop": {}}}}}),

@@ -66,6 +66,12 @@ pub fn explain(reason: Reason) -> &'static str {
         Reason::DataCentre => {
             "the address is a data centre's by the operator's list: its events are dropped, not counted, as those of programs"
         }
+        Reason::Automated => {
+            "the browser says that a program drives it (navigator.webdriver): its events are dropped, not counted; for tests let the site's rule `automated` be `allow`"
+        }
+        Reason::ImpossibleTiming => {
+            "the batch holds more than 20 pageviews within one second, which nobody opens: its events are dropped, not counted, as those of programs"
+        }
         Reason::TooLarge => "one event is larger than a batch may be: shorten its properties",
     }
 }
@@ -99,6 +105,8 @@ pub fn label(reason: Reason) -> &'static str {
         Reason::SchemaProps => "schema_props",
         Reason::PersonalData => "personal_data",
         Reason::DataCentre => "data_centre",
+        Reason::Automated => "automated",
+        Reason::ImpossibleTiming => "impossible_timing",
         Reason::OutboxFull => "outbox_full",
         Reason::Expired => "expired",
         Reason::ExpiredInDoubt => "expired_in_doubt",

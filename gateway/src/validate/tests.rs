@@ -127,7 +127,7 @@ fn every_reason_for_dropping_an_event_has_its_case() {
 }
 
 fn rules(schema: Option<uplink::Schema>, personal_data: PersonalData) -> Rules {
-    Rules::from(&uplink::Rules { schema, personal_data: personal_data.into(), debug: false })
+    Rules::from(&uplink::Rules { schema, personal_data: personal_data.into(), ..uplink::Rules::default() })
 }
 
 /// A schema that knows `Signup`, with a `plan`.
@@ -406,9 +406,19 @@ fn reasons() -> Vec<Reason> {
 }
 
 #[test]
+fn a_batch_refused_whole_keeps_what_the_agent_gave_up() {
+    let report = GivenUp { reason: Reason::Expired as i32, events: 2, batches: 1 };
+    let batch = Batch { given_up: vec![report], events: vec![Event::default(); 3], ..batch(&[]) };
+    let refused = refuse(&batch, Reason::Automated);
+    let row = |reason, events, batches, given_up| Dropped { reason: reason as u32, events, batches, given_up };
+    assert_eq!(refused.dropped, [row(Reason::Expired, 2, 1, true), row(Reason::Automated, 3, 0, false)]);
+    assert_eq!((refused.refused, refused.events.len()), (Some(Reason::Automated), 0));
+}
+
+#[test]
 fn every_reason_is_explained_and_labelled_once() {
     let all = reasons();
-    assert_eq!(all.len(), 30);
+    assert_eq!(all.len(), 32);
     for &reason in &all {
         let expected = reason.as_str_name().trim_start_matches("REASON_").to_lowercase();
         assert_eq!(label(reason), expected);
@@ -456,8 +466,9 @@ fn any_batch() -> impl Strategy<Value = Batch> {
 }
 
 fn any_rules() -> impl Strategy<Value = uplink::Rules> {
-    (proptest::option::of(schema::tests::any_schema()), 0..4i32, any::<bool>())
-        .prop_map(|(schema, personal_data, debug)| uplink::Rules { schema, personal_data, debug })
+    (proptest::option::of(schema::tests::any_schema()), 0..4i32, any::<bool>()).prop_map(
+        |(schema, personal_data, debug)| uplink::Rules { schema, personal_data, debug, ..uplink::Rules::default() },
+    )
 }
 
 proptest! {

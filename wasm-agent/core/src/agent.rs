@@ -102,7 +102,7 @@ impl Agent {
         self.steady_ms = 0;
         self.flush_interval_ms = FLUSH_INTERVAL_DEFAULT_MS;
         self.quiet_until_ms = 0;
-        self.page.start(start.language, start.screen_width, start.screen_height);
+        self.page.start(start);
         self.numbering.start(start.stamp_ms, start.random, start.first_seq, start.class);
         self.connection.start(start.random);
         self.regions = Regions::new();

@@ -5,7 +5,7 @@ use proto::limits::PROPS_MAX;
 use proto::wire::{Overflow, Writer, bytes_len, uint_len, varint_len, zigzag};
 
 use crate::given_up::{GivenUp, REPORT_BYTES_MAX};
-use crate::shell::Event;
+use crate::shell::{Event, Start};
 
 /// Bytes of an encoded batch, at most: a quarter of a frame, so that it leaves a slow line in good time and so that a
 /// keepalive request, which has 64 KiB for all of a page's, carries several.
@@ -31,15 +31,17 @@ pub(crate) struct Page {
     language_len: u8,
     screen_width: u32,
     screen_height: u32,
+    automated: bool,
 }
 
 impl Page {
     pub(crate) const fn new() -> Self {
-        Self { language: [0; LANGUAGE_BYTES_MAX], language_len: 0, screen_width: 0, screen_height: 0 }
+        Self { language: [0; LANGUAGE_BYTES_MAX], language_len: 0, screen_width: 0, screen_height: 0, automated: false }
     }
 
-    pub(crate) fn start(&mut self, language: &str, screen_width: u32, screen_height: u32) {
-        *self = Self { screen_width, screen_height, ..Self::new() };
+    pub(crate) fn start(&mut self, start: &Start<'_>) {
+        let &Start { language, screen_width, screen_height, automated, .. } = start;
+        *self = Self { screen_width, screen_height, automated, ..Self::new() };
         if let Some(place) = self.language.get_mut(..language.len()) {
             place.copy_from_slice(language.as_bytes());
             self.language_len = language.len() as u8;
@@ -143,6 +145,7 @@ impl OpenBatch {
         head.uint(4, now_ms);
         head.uint(8, page.screen_width.into());
         head.uint(9, page.screen_height.into());
+        head.uint(11, page.automated.into());
         self.len += head.finish()?;
         let language = self.reference(room, page.language())?;
         let mut head = self.writer(room);

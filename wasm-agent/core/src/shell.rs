@@ -56,6 +56,8 @@ pub struct Start<'a> {
     pub screen_width: u32,
     /// CSS pixels; 0 for unknown.
     pub screen_height: u32,
+    /// The browser says that a program drives it.
+    pub automated: bool,
 }
 
 /// Why an agent did not start.

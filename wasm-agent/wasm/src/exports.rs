@@ -55,7 +55,8 @@ pub extern "C" fn output() -> *const u8 {
     PAGE.0.get().cast::<u8>().wrapping_add(core::mem::offset_of!(Page, output))
 }
 
-/// Input: 10 random bytes, the site, the language. `class` as in [`set_class`]. Not 0 if the agent has started.
+/// Input: 10 random bytes, the site, the language. `class` as in [`set_class`]; `automated` is not 0 where a
+/// program drives the browser. Not 0 if the agent has started.
 #[unsafe(no_mangle)]
 pub extern "C" fn start(
     stamp_ms: f64,
@@ -65,6 +66,7 @@ pub extern "C" fn start(
     language_bytes: usize,
     screen_width: u32,
     screen_height: u32,
+    automated: u32,
 ) -> u32 {
     let Page { agent, input, .. } = page();
     let Some((random, rest)) = input.split_first_chunk::<RANDOM_BYTES>() else { return 0 };
@@ -79,6 +81,7 @@ pub extern "C" fn start(
         language: text(language),
         screen_width,
         screen_height,
+        automated: automated != 0,
     };
     u32::from(agent.start(&start).is_ok())
 }

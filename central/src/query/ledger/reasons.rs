@@ -112,6 +112,14 @@ pub(super) fn words(reason: u32) -> [&'static str; 2] {
             "The visit came from a data centre, by the operator's list: a program, or somebody behind a VPN",
             "Nothing: programs are not visitors. If people are among them, ask the operator about the list",
         ],
+        Some(Reason::Automated) => [
+            "The browser said that a program drives it",
+            "Nothing: programs are not visitors. To count your own tests, let `automated` be `allow` in the site's rules",
+        ],
+        Some(Reason::ImpossibleTiming) => [
+            "More than 20 pageviews within a second: a program, or a page that calls itself",
+            "Nothing, if it is a program; else look for a script that changes the page's address in a loop",
+        ],
         Some(Reason::OutboxFull) => [
             "The page collected more than it could keep while it could not send",
             "Look whether gateways were out of reach, or for a script that sends events in a loop",
@@ -142,7 +150,7 @@ mod tests {
     #[test]
     fn every_reason_of_the_wire_has_its_words() {
         let known: Vec<u32> = (0..1000).filter(|&reason| known(reason).is_some()).collect();
-        assert_eq!(known.len(), 30);
+        assert_eq!(known.len(), 32);
         for reason in known.into_iter().skip(1) {
             let [what, advice] = words(reason);
             assert!(!what.is_empty() && !advice.is_empty(), "{}", name(reason));

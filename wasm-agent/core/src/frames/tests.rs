@@ -42,7 +42,7 @@ fn happened() -> impl Strategy<Value = Happened> {
     )
 }
 
-fn agent(site: &str, language: &str, screen: (u32, u32)) -> Box<Agent> {
+fn agent(site: &str, language: &str, screen: (u32, u32), automated: bool) -> Box<Agent> {
     let mut agent = Box::new(Agent::new());
     let (screen_width, screen_height) = screen;
     agent
@@ -53,6 +53,7 @@ fn agent(site: &str, language: &str, screen: (u32, u32)) -> Box<Agent> {
             language,
             screen_width,
             screen_height,
+            automated,
             ..Start::default()
         })
         .unwrap();
@@ -92,9 +93,10 @@ proptest! {
         site in "[a-z.]{1,60}",
         language in "[a-zA-Z-]{0,35}",
         screen in any::<(u32, u32)>(),
+        automated in any::<bool>(),
         events in prop::collection::vec(happened(), 1..30),
     ) {
-        let mut agent = agent(&site, &language, screen);
+        let mut agent = agent(&site, &language, screen, automated);
         let mut now_ms = NOW_MS;
         for event in &events {
             now_ms += event.after_ms;
@@ -110,6 +112,7 @@ proptest! {
             let batch = wire::Batch::decode(&envelope.batch[..]).unwrap();
             prop_assert_eq!(batch.class(), wire::Class::Short);
             prop_assert_eq!((batch.screen_width, batch.screen_height), screen);
+            prop_assert_eq!(batch.automated, automated);
             prop_assert_eq!(batch.language == 0, language.is_empty());
             let mut strings = batch.strings.clone();
             strings.sort_unstable();
@@ -224,7 +227,7 @@ fn golden(name: &str, now: &[u8]) -> Vec<u8> {
 
 #[test]
 fn golden_frames_of_the_core_are_still_written_and_read() {
-    let mut agent = agent("demo", "en-GB", (1440, 900));
+    let mut agent = agent("demo", "en-GB", (1440, 900), false);
     let mut frame = [0; FRAME_BYTES];
     let url = "https://shop.example/?utm_source=news";
     agent.event(NOW_MS, &Event::pageview(url, "https://search.example/")).unwrap();
@@ -285,6 +288,7 @@ fn golden_frames_of_the_core_are_still_written_and_read() {
         screen_width: 1440,
         screen_height: 900,
         language: 1,
+        automated: false,
     };
     assert_eq!(read, expected);
 }
