@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -38,6 +38,11 @@ const BACKLOG: i32 = 4096;
 const DRAIN_MAX: Duration = Duration::from_secs(8);
 /// Sockets fail to be accepted when files run out; a pause lets some close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Newcomers that begin at once. Then those who are connected have the core for as long as that took, so that a flood of newcomers takes
+/// no more than half of it.
+const NEWCOMERS_AT_ONCE: usize = 8;
+/// However long that was.
+const REST_MAX: Duration = Duration::from_millis(20);
 /// A client that takes nothing of an answer for so long is cut, on whatever protocol.
 pub const WRITE_MAX: Duration = Duration::from_secs(10);
 /// Two ports of one number, of which the system chooses the first: as often the second is tried.
@@ -160,6 +165,7 @@ pub async fn serve(ports: Ports, door: Arc<Door>) -> io::Result<()> {
     let mut core = Core { router: routes::router(Arc::clone(&door)), http1, http2, door };
     let connections = TaskTracker::new();
     let _feeling = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&core.door.overload).feel()));
+    let mut newcomers = 0;
     loop {
         let full = connections.len() + core.door.sessions.len() >= core.door.connections_max();
         // Closed at once: a newcomer comes again, and costs less than one that has begun.
@@ -170,8 +176,8 @@ pub async fn serve(ports: Ports, door: Arc<Door>) -> io::Result<()> {
                 false
             }
         };
+        // In any order: a flood of one port does not keep the others waiting.
         tokio::select! {
-            biased;
             () = core.door.stop.cancelled() => break,
             Ok(()) = limits.changed() => (core.http1, core.http2) = protocols(&limits.borrow_and_update()),
             accepted = plain.accept() => match accepted {
@@ -194,6 +200,11 @@ pub async fn serve(ports: Ports, door: Arc<Door>) -> io::Result<()> {
                 }
             }
         }
+        newcomers += 1;
+        if newcomers == NEWCOMERS_AT_ONCE {
+            newcomers = 0;
+            rest().await;
+        }
     }
     // Who is connected already has its one request answered. The system would reset it with the listener.
     while let Some(Ok((stream, peer))) = plain.accept().now_or_never() {
@@ -213,9 +224,16 @@ pub async fn serve(ports: Ports, door: Arc<Door>) -> io::Result<()> {
     Ok(())
 }
 
+/// Newcomers begin now; then the core is that of the others.
+async fn rest() {
+    let began = Instant::now();
+    tokio::task::yield_now().await;
+    sleep(began.elapsed().min(REST_MAX)).await;
+}
+
 async fn pause(error: &io::Error) {
     tracing::warn!(%error, "a connection could not be accepted");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
+    sleep(ACCEPT_PAUSE).await;
 }
 
 /// What comes by TLS; never anything where there is none.

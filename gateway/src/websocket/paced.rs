@@ -7,16 +7,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Read at once. Then it is the turn of the core's other connections.
 const TURN_BYTES: usize = 4 * 1024;
 /// What a frame's head may take beside its payload: an eighth would be fragments of 64 bytes.
 const OVERHEAD: usize = 4;
+/// Of the largest message so much is read without a pause: a frame of the size that agents may send, whole.
+const UNPAUSED: usize = 4;
+/// A pause for so much of the largest message that is read behind that.
+const STEP: usize = 64;
+const PAUSE: Duration = Duration::from_millis(50);
 /// Pings and pongs are no messages. After so long without one they are begun to be counted anew: an idle page answers one a minute.
 const COUNTED_FOR: Duration = Duration::from_secs(10);
 
-/// A stream that is read in turns, and not for ever without a message.
+/// A stream that is read in turns, ever more slowly the more comes of one message, and not for ever without one.
 #[derive(Debug)]
 pub struct Paced<S> {
     stream: S,
@@ -24,7 +29,10 @@ pub struct Paced<S> {
     /// Since the last message, or since then.
     read: usize,
     since: Instant,
-    read_max: usize,
+    message_bytes_max: usize,
+    /// Where the next pause is, in `read`.
+    pause_at: usize,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// More was read than a message takes, and there was none.
@@ -34,18 +42,18 @@ struct Endless(usize);
 
 impl<S> Paced<S> {
     pub(super) fn new(stream: S, message_bytes_max: usize) -> Self {
-        let read_max = message_bytes_max + message_bytes_max / OVERHEAD;
-        Self { stream, turn: 0, read: 0, since: Instant::now(), read_max }
+        let pause_at = message_bytes_max / UNPAUSED;
+        Self { stream, turn: 0, read: 0, since: Instant::now(), message_bytes_max, pause_at, pause: None }
     }
 
     /// There was a message.
     pub fn finished(&mut self) {
-        (self.read, self.since) = (0, Instant::now());
+        (self.read, self.since, self.pause_at) = (0, Instant::now(), self.message_bytes_max / UNPAUSED);
     }
 
     /// Whether it was cut because there was none.
     pub fn is_endless(&self) -> bool {
-        self.read > self.read_max
+        self.read > self.message_bytes_max + self.message_bytes_max / OVERHEAD
     }
 }
 
@@ -55,6 +63,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(context));
+            self.pause = None;
+        }
         if self.turn >= TURN_BYTES {
             self.turn = 0;
             context.waker().wake_by_ref();
@@ -72,6 +84,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
             self.finished();
         }
         self.read += read;
+        if self.read >= self.pause_at {
+            self.pause_at = self.read + self.message_bytes_max / STEP;
+            self.pause = Some(Box::pin(sleep(PAUSE)));
+        }
         match self.is_endless() {
             true => Poll::Ready(Err(io::Error::other(Endless(self.read)))),
             false => Poll::Ready(Ok(())),
@@ -123,7 +139,11 @@ mod tests {
             paced.read_exact(&mut buffer).await.unwrap();
             paced.finished();
         }
-        let mut read = 0;
+        client.write_all(&buffer[..MESSAGE / 4 - 1]).await.unwrap();
+        paced.read_exact(&mut buffer[..MESSAGE / 4 - 1]).await.unwrap();
+        assert!(paced.pause.is_none(), "a frame is read without a pause");
+        paced.finished();
+        let (mut read, began) = (0, Instant::now());
         let error = loop {
             client.write_all(&[0; 1024]).await.unwrap();
             match paced.read(&mut buffer).await {
@@ -132,6 +152,8 @@ mod tests {
             }
         };
         assert!((MESSAGE..=2 * MESSAGE).contains(&read), "{read}");
+        let paused = began.elapsed();
+        assert!(paused >= PAUSE * 48, "the largest message takes its time: {paused:?}");
         assert!(paced.is_endless() && error.to_string().contains("one frame a message"), "{error}");
     }
 }
