@@ -1,6 +1,6 @@
 //! Hostile traffic on a gateway that well-behaved pages use: what they notice of it, and what the gateway keeps for it.
 //!
-//! Attackers are a process of their own ([`flood`]), at the lowest priority: theirs would be other machines. They come from addresses of
+//! Attackers are a process of their own ([`flood`]), which computes while nobody else has anything to do: theirs would be other machines. They come from addresses of
 //! 127.66.0.0/15, which no proxy vouches for; the pages come through one. One [`Kind`] after another, each in a file with its relatives.
 
 pub mod flood;
@@ -126,8 +126,9 @@ fn resident_bytes(process: Pid) -> u64 {
 
 /// Runs the attackers for this long, and says what they did.
 async fn attack(attacker: &std::path::Path, kind: Kind, target: &Target, lasts: Duration) -> String {
-    let mut command = Command::new("nice");
-    command.args(["-n", "19"]).arg(attacker).args(target.arguments(kind, lasts));
+    // SCHED_IDLE: at the lowest nice value they would still have some per cent of each core, and turns of milliseconds.
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "0"]).arg(attacker).args(target.arguments(kind, lasts));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().expect("the attacker starts");
     let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));

@@ -23,6 +23,8 @@ const ADDRESSES: u32 = 10_000;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// After a try that came to nothing.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Some ten microseconds of a core.
+const COMPUTED_BYTES: usize = 256 * 1024;
 /// Not all in one moment: 10,000 a second.
 const STARTED_AT_ONCE: u32 = 10;
 const START_PAUSE: Duration = Duration::from_millis(1);
@@ -100,6 +102,7 @@ async fn again_and_again(kind: Kind, mut attacker: Attacker, tries: Arc<AtomicU6
         tries.fetch_add(1, Ordering::Relaxed);
         // However it ends, it was one try: most end with the gateway closing the connection.
         let ended = match kind {
+            Kind::Bystanders => bystand(&attacker).await,
             Kind::Slowloris => http1::slowloris(&attacker).await,
             Kind::HalfHandshakes => http1::half_handshake(&attacker).await,
             Kind::Handshakes => http1::handshake(&attacker).await,
@@ -118,6 +121,17 @@ async fn again_and_again(kind: Kind, mut attacker: Attacker, tries: Arc<AtomicU6
             sleep(PAUSE).await;
         }
     }
+}
+
+/// Computes, for a moment at a time.
+async fn bystand(attacker: &Attacker) -> std::io::Result<()> {
+    let bytes = vec![attacker.number as u8; COMPUTED_BYTES];
+    while Instant::now() < attacker.until {
+        std::hint::black_box(crc32c::crc32c(std::hint::black_box(&bytes)));
+        attacker.did(1);
+        tokio::task::yield_now().await;
+    }
+    Ok(())
 }
 
 /// The attackers' addresses, again and again.

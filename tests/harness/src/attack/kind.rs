@@ -6,6 +6,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
+    /// They only compute, each core full: what pages notice of that is this machine's, not the gateway's.
+    Bystanders,
     /// As many sockets as a process may have, each with a head that grows by a byte a second.
     Slowloris,
     /// The same with the first half of a TLS handshake.
@@ -34,7 +36,8 @@ pub enum Kind {
 
 impl Kind {
     /// In the order in which they run.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
+        Self::Bystanders,
         Self::Slowloris,
         Self::HalfHandshakes,
         Self::Handshakes,
@@ -60,7 +63,7 @@ impl Kind {
         match self {
             Self::Slowloris | Self::HalfHandshakes => 15_000,
             Self::OneByteFrames => 500,
-            Self::QuicInitials => 4,
+            Self::Bystanders | Self::QuicInitials => 4,
             Self::Handshakes
             | Self::MaskedGarbage
             | Self::Compression
@@ -75,6 +78,7 @@ impl Kind {
     /// What one of them does again and again.
     pub(super) fn unit(self) -> &'static str {
         match self {
+            Self::Bystanders => "sums",
             Self::Slowloris | Self::HalfHandshakes => "bytes after the first",
             Self::Handshakes => "handshakes",
             Self::OneByteFrames => "frames",
