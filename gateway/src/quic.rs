@@ -157,3 +157,76 @@ fn server_config(crypto: Arc<QuicServerConfig>, limits: &Limits) -> ServerConfig
         .incoming_buffer_size_total(EARLY_BYTES_MAX_ALL);
     config
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use quinn::crypto::rustls::QuicClientConfig;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::tls::Certificates;
+
+    const WAIT_MAX: Duration = Duration::from_secs(20);
+
+    fn client(certificate: &std::path::Path) -> Endpoint {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut tls = tls.with_root_certificates(roots).with_no_client_auth();
+        tls.alpn_protocols = vec![b"h3".to_vec()];
+        let mut endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let crypto = QuicClientConfig::try_from(tls).unwrap();
+        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+        endpoint
+    }
+
+    async fn next(core: &mut mpsc::Receiver<Arrived>) -> (Incoming, Option<OwnedSemaphorePermit>) {
+        timeout(WAIT_MAX, core.recv()).await.expect("a connection in time").unwrap().take()
+    }
+
+    #[tokio::test]
+    async fn under_load_a_client_proves_its_address_before_its_handshake_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(&chain, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let crypto = Certificates::open(&chain, &key).unwrap().quic().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let (_limits, limits) = watch::channel(Limits::default());
+        let stop = CancellationToken::new();
+        let Serving { mut cores, thread } = start(socket, crypto, limits, 1, stop.clone()).unwrap();
+        let client = client(&chain);
+
+        let (mut connecting, mut unfinished) = (Vec::new(), Vec::new());
+        for _ in 0..UNPROVED_MAX {
+            connecting.push(client.connect(address, "localhost").unwrap());
+            let (incoming, permit) = next(&mut cores[0]).await;
+            assert!(permit.is_some() && !incoming.remote_address_validated());
+            unfinished.push((incoming, permit));
+        }
+        let proved = client.connect(address, "localhost").unwrap();
+        let (incoming, permit) = next(&mut cores[0]).await;
+        assert!(permit.is_none() && incoming.remote_address_validated(), "it came again with what it was sent");
+        let (here, there) =
+            timeout(WAIT_MAX, async { tokio::join!(proved, incoming.accept().unwrap()) }).await.unwrap();
+        assert!(here.is_ok() && there.is_ok());
+
+        // Once one of them is over, the next newcomer need not.
+        drop(unfinished.pop());
+        connecting.push(client.connect(address, "localhost").unwrap());
+        let (incoming, permit) = next(&mut cores[0]).await;
+        assert!(permit.is_some() && !incoming.remote_address_validated());
+
+        drop((connecting, unfinished, incoming, permit, here, there, client));
+        stop.cancel();
+        let ended = tokio::task::spawn_blocking(|| thread.join());
+        timeout(WAIT_MAX, ended).await.expect("it ends").unwrap().unwrap().unwrap();
+    }
+}
