@@ -78,11 +78,12 @@ pub enum ControlError {
 }
 
 /// One file a version of the schema. Each ends by setting `user_version` to its own number.
-const SCHEMA: [&str; 4] = [
+const SCHEMA: [&str; 5] = [
     include_str!("control/schema/001.sql"),
     include_str!("control/schema/002.sql"),
     include_str!("control/schema/003.sql"),
     include_str!("control/schema/004.sql"),
+    include_str!("control/schema/005.sql"),
 ];
 
 impl Control {

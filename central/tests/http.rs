@@ -151,7 +151,7 @@ async fn sites_are_made_and_listed(central: &Running) {
     let expected = json!({
         "site_id": "a.example", "timezone": "Asia/Kathmandu", "origins": ["https://a.example"],
         "snippet": snippet, "first_event_at": null, "raw": "central",
-        "rules": {"schema": null, "personal_data": "redact", "debug": false},
+        "rules": {"schema": null, "personal_data": "redact", "debug": false}, "tenant": "",
     });
     assert_eq!(site, expected);
     let with = async |raw: Value| {
@@ -162,6 +162,14 @@ async fn sites_are_made_and_listed(central: &Running) {
         [with(json!("none")).await, with(json!(null)).await, with(json!("central")).await],
         ["none", "none", "central"]
     );
+    let of = async |tenant: Value| {
+        let body = json!({"site_id": "a.example", "origins": ["https://a.example"], "tenant": tenant});
+        put(body).await.1["tenant"].clone()
+    };
+    assert_eq!([of(json!("acme")).await, of(json!(null)).await, of(json!("")).await], ["acme", "acme", ""]);
+    let wrong = json!({"site_id": "a.example", "origins": ["https://a.example"], "tenant": "a b"});
+    let (status, answer) = put(wrong).await;
+    assert!(status == 400 && answer["error"].as_str().unwrap().starts_with("tenant \"a b\" must be"), "{answer}");
     let wrong = json!({"site_id": "a.example", "origins": ["https://a.example"], "raw": "regional"});
     assert_eq!(put(wrong).await.0, 400);
     assert_eq!(put(json!({"site_id": "a b", "origins": ["https://a.example"]})).await.0, 400);

@@ -178,7 +178,7 @@ impl Door {
         let asked_to_wait = match self.capacity.wait() {
             // Everybody is asked at once, so each comes back at another moment.
             Some(wait) => Err(wait + wait / 256 * (crc32c::crc32c(&name().0) & 0xff)),
-            None => self.throttles.take(connection, client.address, &site.name),
+            None => self.throttles.take(connection, client.address, &site.name, &site.tenant),
         };
         if let Err(wait) = asked_to_wait {
             self.metrics.throttled.inc();

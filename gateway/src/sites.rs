@@ -16,6 +16,8 @@ use crate::visitor::{SaltError, Salts};
 pub struct Site {
     /// As pages name it.
     pub name: String,
+    /// Who shares one rate of batches with it; empty: it has its own alone.
+    pub tenant: String,
     /// Its local day decides which salt a visitor is hashed with.
     pub timezone: TimeZone,
     /// Where its raw rows go.
@@ -84,8 +86,8 @@ impl Table {
             let timezone = TimeZone::get(&site.timezone).map_err(bad)?;
             let origins = Origins::new(&site.name, &site.origins);
             let rules = site.rules.as_ref().map(Rules::from).unwrap_or_default();
-            let (name, raw) = (site.name.clone(), site.raw());
-            Ok((site.name.clone(), Arc::new(Site { name, timezone, raw, rules, origins })))
+            let (name, tenant, raw) = (site.name.clone(), site.tenant.clone(), site.raw());
+            Ok((site.name.clone(), Arc::new(Site { name, tenant, timezone, raw, rules, origins })))
         };
         let sites = configuration.sites.iter().map(site).collect::<Result<_, BadConfiguration>>()?;
         Ok(Self { sites, salts: Salts::try_new(&configuration.salts)? })

@@ -122,7 +122,7 @@ async fn a_changed_site_is_published_and_kept() {
 }
 
 #[tokio::test]
-async fn rules_are_published_and_kept() {
+async fn rules_and_tenant_are_published_and_kept() {
     let (folder, control) = control().await;
     let new =
         serde_json::from_str(r#"{"schema": {"mode": "enforce", "events": {"Signup": {}}}, "debug": true}"#).unwrap();
@@ -131,6 +131,7 @@ async fn rules_are_published_and_kept() {
     let mut published = control.published();
     published.mark_unchanged();
     site.rules = rules::Rules::try_new(new).unwrap();
+    let site = site.of_tenant("acme").unwrap();
     control.put_site(&site, noon()).await.unwrap();
     assert!(published.has_changed().unwrap(), "gateways are told");
     control.close().await;
@@ -304,7 +305,7 @@ async fn a_file_of_a_later_version_is_left_alone() {
     sqlx::query("PRAGMA user_version = 99").execute(&control.pool).await.unwrap();
     control.close().await;
     let error = Control::open(folder.path()).await.unwrap_err();
-    assert!(matches!(error, ControlError::Newer { found: 99, known: 4 }), "{error}");
+    assert!(matches!(error, ControlError::Newer { found: 99, known: 5 }), "{error}");
 }
 
 #[tokio::test]
@@ -326,5 +327,6 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     assert!(since > noon().as_millisecond() as u64 / 2, "it has events from before raw rows: {since}");
     let entered: i64 = sqlx::query_scalar("SELECT entered_ms FROM gateways").fetch_one(&control.pool).await.unwrap();
     assert_eq!(entered, 7, "an older version registered in Redis what it registered here");
-    assert_eq!(control.site("shop").unwrap().rules, rules::Rules::default());
+    let site = control.site("shop").unwrap();
+    assert_eq!((site.rules, site.tenant), (rules::Rules::default(), String::new()));
 }

@@ -39,6 +39,8 @@ pub struct NewSite {
     raw: Option<Raw>,
     /// Without them a site keeps what it has, a new one gets the defaults.
     rules: Option<NewRules>,
+    /// Whose batches gateways limit together. Without it a site keeps what it has; "" is no tenant, as a new site has none.
+    tenant: Option<String>,
 }
 
 fn utc() -> String {
@@ -61,7 +63,10 @@ pub async fn put(
         .map_err(|error| Problem::invalid(error.to_string()))?;
     let rules = new.rules.map(Rules::try_new).transpose().map_err(|error| Problem::invalid(error.to_string()))?;
     if let Some(before) = dashboard.control.site(&site.name) {
-        (site.raw, site.rules) = (before.raw, before.rules);
+        (site.raw, site.rules, site.tenant) = (before.raw, before.rules, before.tenant);
+    }
+    if let Some(tenant) = new.tenant {
+        site = site.of_tenant(&tenant).map_err(|error| Problem::invalid(error.to_string()))?;
     }
     site.raw = new.raw.unwrap_or(site.raw);
     site.rules = rules.unwrap_or(site.rules);
@@ -80,6 +85,7 @@ async fn described(dashboard: &Dashboard, site: &Site) -> Result<Value, Problem>
         "origins": site.origins,
         "raw": site.raw,
         "rules": site.rules,
+        "tenant": site.tenant,
         "snippet": snippet,
         "first_event_at": first_event.map(minute_text),
     }))

@@ -176,8 +176,8 @@ fn retired(gateway: &str) -> Ended {
 }
 
 fn site(site: &sites::Site) -> Site {
-    let sites::Site { name, origins, timezone, raw, rules } = site.clone();
-    Site { name, origins, timezone, raw: raw.wire().into(), rules: Some(rules.wire()) }
+    let sites::Site { name, origins, timezone, raw, rules, tenant } = site.clone();
+    Site { name, origins, timezone, raw: raw.wire().into(), rules: Some(rules.wire()), tenant }
 }
 
 /// At least one part, each of at most a chunk; a call's outcomes stay together and are far smaller.

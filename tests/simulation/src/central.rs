@@ -73,6 +73,7 @@ impl MemoryBooks {
             timezone: "Europe/Berlin".into(),
             raw: Raw::Central,
             rules: SiteRules::default(),
+            tenant: String::new(),
         };
         let mut published = Published { sites: [(SITE.to_owned(), site)].into(), ..Published::default() };
         // Every day that a run may see.
