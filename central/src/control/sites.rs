@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, tz::TimeZone};
 use proto::origin::{BadOrigin, SiteOrigin};
 
-use super::{Control, ControlError, rules::Rules};
+use super::{Control, ControlError, rules::Rules, site_keys::SiteKey};
 
 /// A site whose parts were checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,10 @@ pub struct Site {
     pub rules: Rules,
     /// Whose batches gateways limit together, written as a site's name; empty: the site has its own limit alone.
     pub tenant: String,
+    /// What pages and apps present; made and deleted by themselves, never by [`put_site`](Control::put_site).
+    pub keys: Vec<SiteKey>,
+    /// Whoever presents none of them is turned away.
+    pub key_required: bool,
 }
 
 /// Where the raw rows of a site go.
@@ -90,7 +94,8 @@ impl Site {
         let origins = origins.iter().map(form).collect::<Result<_, _>>()?;
         TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
         let (name, timezone) = (name.to_owned(), timezone.to_owned());
-        Ok(Self { name, origins, timezone, raw: Raw::default(), rules: Rules::default(), tenant: String::new() })
+        let (raw, rules, tenant) = (Raw::default(), Rules::default(), String::new());
+        Ok(Self { name, origins, timezone, raw, rules, tenant, keys: Vec::new(), key_required: false })
     }
 
     /// The same site of this tenant; of none if it is empty.
@@ -117,11 +122,11 @@ impl Control {
     /// Makes the site, or gives the one of its name all that can change; gateways are told at once.
     pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<(), ControlError> {
         sqlx::query(
-            "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms, rules, tenant)
-             VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END, ?6, ?7)
+            "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms, rules, tenant, key_required)
+             VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END, ?6, ?7, ?8)
              ON CONFLICT (name) DO UPDATE
              SET timezone = excluded.timezone, origins = excluded.origins, raw = excluded.raw, rules = excluded.rules,
-                 tenant = excluded.tenant,
+                 tenant = excluded.tenant, key_required = excluded.key_required,
                  raw_since_ms = CASE WHEN excluded.raw = 'none' THEN NULL WHEN raw = 'central' THEN raw_since_ms ELSE ?4 END",
         )
         .bind(&site.name)
@@ -131,24 +136,28 @@ impl Control {
         .bind(site.raw.name())
         .bind(serde_json::json!(site.rules).to_string())
         .bind(&site.tenant)
+        .bind(site.key_required)
         .execute(&self.pool)
         .await?;
         self.publish().await
     }
 
     pub(super) async fn read_sites(&self) -> Result<BTreeMap<String, Site>, ControlError> {
-        let rows: Vec<(String, String, String, String, String, String)> =
-            sqlx::query_as("SELECT name, timezone, origins, raw, rules, tenant FROM sites")
+        type Row = (String, String, String, String, String, String, bool);
+        let rows: Vec<Row> =
+            sqlx::query_as("SELECT name, timezone, origins, raw, rules, tenant, key_required FROM sites")
                 .fetch_all(&self.pool)
                 .await?;
+        let mut keys = self.read_site_keys().await?;
         rows.into_iter()
-            .map(|(name, timezone, origins, raw, rules, tenant)| {
+            .map(|(name, timezone, origins, raw, rules, tenant, key_required)| {
                 let damaged = |what| ControlError::Damaged(format!("the {what} of site {name:?}"));
                 let origins = serde_json::from_str(&origins).map_err(|_| damaged("origins"))?;
                 let raw = if raw == Raw::None.name() { Raw::None } else { Raw::Central };
                 let rules = serde_json::from_str(&rules).ok().and_then(|rules| Rules::try_new(rules).ok());
                 let rules = rules.ok_or_else(|| damaged("rules"))?;
-                Ok((name.clone(), Site { name, origins, timezone, raw, rules, tenant }))
+                let keys = keys.remove(&name).unwrap_or_default();
+                Ok((name.clone(), Site { name, origins, timezone, raw, rules, tenant, keys, key_required }))
             })
             .collect()
     }
