@@ -20,6 +20,7 @@ pub mod outcomes;
 pub mod rules;
 pub mod salts;
 pub mod shards;
+pub mod site_keys;
 pub mod sites;
 
 use salts::SaltKey;
@@ -78,11 +79,13 @@ pub enum ControlError {
 }
 
 /// One file a version of the schema. Each ends by setting `user_version` to its own number.
-const SCHEMA: [&str; 4] = [
+const SCHEMA: [&str; 6] = [
     include_str!("control/schema/001.sql"),
     include_str!("control/schema/002.sql"),
     include_str!("control/schema/003.sql"),
     include_str!("control/schema/004.sql"),
+    include_str!("control/schema/005.sql"),
+    include_str!("control/schema/006.sql"),
 ];
 
 impl Control {

@@ -14,7 +14,7 @@ use axum::{
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
@@ -29,6 +29,7 @@ mod dashboard;
 mod gateways;
 mod json;
 mod ledger;
+mod site_keys;
 mod sites;
 mod stats;
 
@@ -83,6 +84,8 @@ pub fn router(dashboard: Arc<Dashboard>) -> Router {
         .route("/gateways", get(gateways::list))
         .route("/gateways/{id}/retire", post(gateways::retire))
         .route("/sites", get(sites::list).post(sites::put))
+        .route("/sites/{site}/keys", get(site_keys::list).post(site_keys::create))
+        .route("/sites/{site}/keys/{id}", delete(site_keys::delete))
         .route("/sign-in-links", post(access::create_link))
         .route("/me", get(access::me))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is no such route; see /api/v2/query") })

@@ -51,6 +51,11 @@ impl Secret {
         Self(URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()))
     }
 
+    /// A new key of a site: the same behind `tlk_`, by which it is recognised where it should not be.
+    pub fn of_site() -> Self {
+        Self(format!("tlk_{}", Self::random().0))
+    }
+
     /// As it is handed out, once.
     pub fn reveal(&self) -> &str {
         &self.0

@@ -28,13 +28,21 @@ async fn only_who_is_recognised_gets_an_answer() {
         "/api/v2/live?site_id=shop",
         "/api/v2/ledger?site_id=shop",
         "/api/v2/batches?site_id=shop",
+        "/api/v2/sites/shop/keys",
     ] {
         assert_eq!(status(central.http.get(central.url(path))).await, 401, "{path}");
         assert_eq!(status(central.http.get(central.url(path)).bearer_auth("wrong")).await, 401, "{path}");
         let session = central.http.get(central.url(path)).header("cookie", "tideline_session=wrong");
         assert_eq!(status(session).await, 401, "{path}");
     }
-    for path in ["/api/v2/query", "/api/v2/sites", "/api/v2/sign-in-links", "/api/v2/gateways/a/retire"] {
+    assert_eq!(status(central.http.delete(central.url("/api/v2/sites/shop/keys/a"))).await, 401);
+    for path in [
+        "/api/v2/query",
+        "/api/v2/sites",
+        "/api/v2/sites/shop/keys",
+        "/api/v2/sign-in-links",
+        "/api/v2/gateways/a/retire",
+    ] {
         assert_eq!(status(central.http.post(central.url(path)).json(&json!({}))).await, 401, "{path}");
     }
     assert_eq!(central.get("/api/v2/me").await, json!({"name": "owner"}));
@@ -46,6 +54,7 @@ async fn only_who_is_recognised_gets_an_answer() {
     what_became_of_everything(&central).await;
     gateways_are_listed_and_retired(&central).await;
     audits(&central).await;
+    keys_are_shown_once_and_required(&central).await;
     files_carry_their_headers(&central).await;
     figures_of_its_own(&central).await;
 
@@ -143,6 +152,49 @@ async fn rules_are_taken_kept_and_shown(central: &Running) {
     assert_eq!(none, json!({"schema": null, "personal_data": "redact", "debug": false, "automated": "drop"}));
 }
 
+async fn keys_are_shown_once_and_required(central: &Running) {
+    let put = async |required: bool| {
+        let body = json!({"site_id": "a/b", "origins": ["https://a.example"], "key_required": required});
+        central.post("/api/v2/sites", body).await
+    };
+    let refused = |(status, answer): (u16, Value), expected: u16, said: &str| {
+        let text = answer["error"].as_str().unwrap_or_default().to_owned();
+        assert!(status == expected && text.contains(said), "{status} {answer}");
+    };
+    let path = "/api/v2/sites/a%2Fb/keys"; // a name may have a slash
+    let make = async || central.post(path, json!(null)).await;
+    let delete = async |id: &str| {
+        let answer = central.http.delete(central.url(&format!("{path}/{id}"))).bearer_auth(KEY).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    refused(make().await, 404, "a/b");
+    refused(delete("tlk_1").await, 404, "a/b");
+    refused(put(true).await, 400, "/api/v2/sites/a%2Fb/keys first");
+    assert_eq!(put(false).await.0, 200);
+    refused(put(true).await, 400, "key_required needs a key");
+
+    let (status, made) = make().await;
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    assert!(status == 200 && key.len() == 47 && key.starts_with("tlk_") && key.starts_with(id), "{made}");
+    made["created_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let expected = json!({"keys": [{"id": id, "created_at": made["created_at"]}], "key_required": false});
+    assert_eq!(central.get(path).await, expected, "never the key again");
+    let (status, site) = put(true).await;
+    assert_eq!((status, &site["key_required"]), (200, &json!(true)));
+    assert!(site["snippet"].as_str().unwrap().contains(r#" data-key="KEY""#), "{site}");
+    let again = json!({"site_id": "a/b", "origins": ["https://a.example"]});
+    assert_eq!(central.post("/api/v2/sites", again).await.1["key_required"], true, "kept while it is not named");
+
+    refused(delete(id).await, 409, "only key");
+    for _ in 1..4 {
+        assert_eq!(make().await.0, 200);
+    }
+    refused(make().await, 409, "has 4 keys");
+    assert_eq!(delete(id).await, (200, json!({"id": id})));
+    refused(delete(id).await, 404, id);
+    assert_eq!(central.get(path).await["keys"].as_array().unwrap().len(), 3);
+}
+
 async fn sites_are_made_and_listed(central: &Running) {
     let put = |body| central.post("/api/v2/sites", body);
     let (status, site) =
@@ -153,6 +205,8 @@ async fn sites_are_made_and_listed(central: &Running) {
         "site_id": "a.example", "timezone": "Asia/Kathmandu", "origins": ["https://a.example"],
         "snippet": snippet, "first_event_at": null, "raw": "central",
         "rules": {"schema": null, "personal_data": "redact", "debug": false, "automated": "drop"},
+        "tenant": "",
+        "key_required": false,
     });
     assert_eq!(site, expected);
     let with = async |raw: Value| {
@@ -163,6 +217,14 @@ async fn sites_are_made_and_listed(central: &Running) {
         [with(json!("none")).await, with(json!(null)).await, with(json!("central")).await],
         ["none", "none", "central"]
     );
+    let of = async |tenant: Value| {
+        let body = json!({"site_id": "a.example", "origins": ["https://a.example"], "tenant": tenant});
+        put(body).await.1["tenant"].clone()
+    };
+    assert_eq!([of(json!("acme")).await, of(json!(null)).await, of(json!("")).await], ["acme", "acme", ""]);
+    let wrong = json!({"site_id": "a.example", "origins": ["https://a.example"], "tenant": "a b"});
+    let (status, answer) = put(wrong).await;
+    assert!(status == 400 && answer["error"].as_str().unwrap().starts_with("tenant \"a b\" must be"), "{answer}");
     let wrong = json!({"site_id": "a.example", "origins": ["https://a.example"], "raw": "regional"});
     assert_eq!(put(wrong).await.0, 400);
     assert_eq!(put(json!({"site_id": "a b", "origins": ["https://a.example"]})).await.0, 400);

@@ -9,6 +9,8 @@ use proto::uplink::{
     Durable, GatewayHello, GatewayPosition, Live, LiveBucket, LiveSite, Progress, ShardLsn, central_frame, region_frame,
 };
 use running::{GATEWAY, Peer, Running, TOKEN, flush, this_minute, totals};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
 #[tokio::test]
@@ -163,6 +165,19 @@ async fn a_gateway_is_told_of_every_change() {
     let told = configuration(gateway.next().await.unwrap().unwrap());
     assert_eq!((told.sites[0].name.as_str(), told.sites[0].timezone.as_str()), ("shop", "UTC"));
     assert_eq!(told.sites[0].origins, ["https://shop.example"]);
+    assert_eq!((told.sites[0].tenant.as_str(), told.sites[0].keys.len(), told.sites[0].key_required), ("", 0, false));
+
+    let (status, made) = central.post("/api/v2/sites/shop/keys", json!(null)).await;
+    assert_eq!(status, 200, "{made}");
+    let told = configuration(gateway.next().await.unwrap().unwrap());
+    assert_eq!(told.sites[0].keys, [Sha256::digest(made["key"].as_str().unwrap()).to_vec()], "its hash");
+    let body = json!({"site_id": "shop", "origins": ["https://shop.example"], "tenant": "acme", "key_required": true});
+    assert_eq!(central.post("/api/v2/sites", body).await.0, 200);
+    let told = configuration(gateway.next().await.unwrap().unwrap());
+    assert_eq!(
+        (told.sites[0].tenant.as_str(), told.sites[0].keys.len(), told.sites[0].key_required),
+        ("acme", 1, true)
+    );
     assert_eq!(central.aggregator().await.1.gateways, [GATEWAY]);
 
     // Its folder was older than its id: it comes back under a new one, and the old one is gone for good.

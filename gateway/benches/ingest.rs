@@ -13,7 +13,7 @@ use gateway::config::Limits;
 use gateway::in_flight::InFlight;
 use gateway::ingest::{Client, Ingest};
 use gateway::log::Logged;
-use gateway::sites::Sites;
+use gateway::sites::{Credentials, Sites};
 use gateway::user_agent::Agents;
 use proto::Message;
 use proto::agent::{Batch, Envelope, Event};
@@ -121,7 +121,7 @@ fn envelope(now_ms: u64, i: u32) -> Envelope {
 
 fn take(ingest: &Ingest, client: &Client, envelope: &Envelope) -> Record {
     let table = ingest.sites.table();
-    let site = table.admit("shop", client.origin.as_deref()).expect("the site's own origin");
+    let site = table.admit(Credentials::from(envelope), client.origin.as_deref()).expect("the site's own origin").site;
     ingest.take(&table, &site, client, envelope).expect("a good batch").record
 }
 

@@ -113,6 +113,10 @@ pub struct Limits {
     pub site_batches_per_s: u32,
     /// Default 100,000.
     pub site_batches_burst: u32,
+    /// Batches a second of all sites of one tenant together, on this gateway. Default 100,000: two of its sites at their own rate.
+    pub tenant_batches_per_s: u32,
+    /// Default 200,000.
+    pub tenant_batches_burst: u32,
     /// Different paths that events of one site have in one of its days, as this process has seen it; what is beyond becomes `(other)`.
     /// Default 50,000.
     pub site_paths_per_day: u32,
@@ -156,6 +160,8 @@ impl Limits {
             .or_else(|| zero("address_batches_burst", self.address_batches_burst.into()))
             .or_else(|| zero("site_batches_per_s", self.site_batches_per_s.into()))
             .or_else(|| zero("site_batches_burst", self.site_batches_burst.into()))
+            .or_else(|| zero("tenant_batches_per_s", self.tenant_batches_per_s.into()))
+            .or_else(|| zero("tenant_batches_burst", self.tenant_batches_burst.into()))
             .or_else(|| zero("site_paths_per_day", self.site_paths_per_day.into()))
             .or_else(|| zero("site_event_names_per_day", self.site_event_names_per_day.into()))
             .or_else(|| zero("site_prop_keys_per_day", self.site_prop_keys_per_day.into()))
@@ -204,6 +210,8 @@ impl Default for Limits {
             address_batches_burst: 2_000,
             site_batches_per_s: 50_000,
             site_batches_burst: 100_000,
+            tenant_batches_per_s: 100_000,
+            tenant_batches_burst: 200_000,
             site_paths_per_day: 50_000,
             site_event_names_per_day: 1_000,
             site_prop_keys_per_day: 300,

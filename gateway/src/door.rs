@@ -22,6 +22,7 @@ use crate::ingest::{Accepted, Client, Ingest};
 use crate::log::{Submission, Waiter};
 use crate::metrics::Metrics;
 use crate::overload::Overload;
+use crate::sites::{Admitted, Credentials};
 use crate::throttle::{ConnectionThrottle, Throttles};
 use crate::waf::{Asked, Blocked, Waf};
 
@@ -162,7 +163,7 @@ impl Door {
     pub async fn take(
         &self,
         client: &Client,
-        site: &str,
+        credentials: Credentials<'_>,
         envelope: &Envelope,
         connection: Option<&ConnectionThrottle>,
         transport: &'static str,
@@ -170,15 +171,18 @@ impl Door {
     ) -> Taken {
         let table = self.ingest.sites.table();
         // Before the throttle: it keeps a line a site, and only for sites that there are.
-        let site = match table.admit(site, client.origin.as_deref()) {
-            Ok(site) => site,
+        let Admitted { site, unkeyed } = match table.admit(credentials, client.origin.as_deref()) {
+            Ok(admitted) => admitted,
             Err(reason) => return Taken::Refused(Refusal::of_frame(reason)),
         };
+        if let Some(unkeyed) = unkeyed {
+            self.metrics.unkeyed(&site.name, unkeyed);
+        }
         let name = || answer::name_of(&envelope.batch);
         let asked_to_wait = match self.capacity.wait() {
             // Everybody is asked at once, so each comes back at another moment.
             Some(wait) => Err(wait + wait / 256 * (crc32c::crc32c(&name().0) & 0xff)),
-            None => self.throttles.take(connection, client.address, &site.name),
+            None => self.throttles.take(connection, client.address, &site.name, &site.tenant),
         };
         if let Err(wait) = asked_to_wait {
             self.metrics.throttled.inc();

@@ -29,6 +29,7 @@ use crate::door::Door;
 use crate::ingest::Client;
 use crate::post::BODY_MAX;
 use crate::session::{self, Close, DRAIN_WITHIN_MS, FLUSH_INTERVAL_MS, Gone, Received, Transport};
+use crate::sites::Credentials;
 use crate::unary::{self, Asked};
 use crate::validate;
 
@@ -131,7 +132,7 @@ impl Agent for Service {
         let door = Arc::clone(&self.0);
         let client = client(&request)?;
         let hello = request.get_ref();
-        if let Err(reason) = door.ingest.sites.table().admit(&hello.site, client.origin.as_deref()) {
+        if let Err(reason) = door.ingest.sites.table().admit(Credentials::from(hello), client.origin.as_deref()) {
             door.metrics.refused(reason);
             let frame = Refusal::of_frame(reason).to_frame(door.ingest.clock.now_ms());
             let status = status(reason);
@@ -232,7 +233,7 @@ fn status(reason: Reason) -> Status {
 fn code(reason: Reason) -> Code {
     match reason {
         Reason::UnknownSite => Code::NotFound,
-        Reason::WrongOrigin => Code::PermissionDenied,
+        Reason::WrongOrigin | Reason::WrongKey => Code::PermissionDenied,
         Reason::FrameTooLarge => Code::ResourceExhausted,
         Reason::Unavailable => Code::Unavailable,
         Reason::HelloMissing | Reason::SidExpired | Reason::SidInFuture => Code::FailedPrecondition,

@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use proto::agent::Reason;
 
 use crate::cardinality::{self, Replaced};
+use crate::sites::Unkeyed;
 use crate::validate::{Remarks, label};
 
 /// One reason of the ledger; there are some thirty.
@@ -52,6 +53,13 @@ pub struct KindLabel {
     kind: &'static str,
 }
 
+/// A site that has keys and does not require them, and what came: `missing` or `wrong`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UnkeyedLabel {
+    site: String,
+    key: &'static str,
+}
+
 /// A rule of the operator's; there are 1,000 at most.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RuleLabel {
@@ -86,6 +94,8 @@ pub struct Metrics {
     pub batches: Family<TransportLabel, Counter>,
     /// Batches and frames not taken, and batches finally refused, by reason.
     pub refusals: Family<ReasonLabel, Counter>,
+    /// Batches that a site which has keys would refuse if it required them, by site and by whether the key is missing or wrong.
+    pub unkeyed_batches: Family<UnkeyedLabel, Counter>,
     /// Events that are counted and that their site's schema would drop if it were enforced, by reason.
     pub observed_events: Family<ReasonLabel, Counter>,
     /// Events in which personal data was redacted.
@@ -143,6 +153,7 @@ impl Metrics {
             data_centres_reload_failures: Counter::default(),
             batches: Family::default(),
             refusals: Family::default(),
+            unkeyed_batches: Family::default(),
             observed_events: Family::default(),
             redacted_events: Counter::default(),
             replaced_values: Family::default(),
@@ -193,6 +204,11 @@ impl Metrics {
         registry.register("tideline_gateway_batches", "Batches that went towards the log", m.batches);
         registry.register("tideline_gateway_refusals", "Batches and frames refused", m.refusals);
         registry.register(
+            "tideline_gateway_unkeyed_batches",
+            "Batches that would be refused if keys were required",
+            m.unkeyed_batches,
+        );
+        registry.register(
             "tideline_gateway_observed_events",
             "Events counted that an enforced schema would drop",
             m.observed_events,
@@ -238,6 +254,12 @@ impl Metrics {
     /// A refusal, by its reason.
     pub fn refused(&self, reason: Reason) {
         self.refusals.get_or_create(&ReasonLabel { reason: label(reason) }).inc();
+    }
+
+    /// A batch without one of its site's keys.
+    pub fn unkeyed(&self, site: &str, unkeyed: Unkeyed) {
+        let label = UnkeyedLabel { site: site.to_owned(), key: unkeyed.label() };
+        self.unkeyed_batches.get_or_create(&label).inc();
     }
 
     /// How this gateway stands to `redis` or `central`.

@@ -70,7 +70,7 @@ fn refuse(door: &Door, refusal: &Refusal, origin: Option<HeaderValue>) -> Respon
     door.metrics.refused(refusal.reason);
     let status = match refusal.reason {
         Reason::UnknownSite => StatusCode::NOT_FOUND,
-        Reason::WrongOrigin => StatusCode::FORBIDDEN,
+        Reason::WrongOrigin | Reason::WrongKey => StatusCode::FORBIDDEN,
         Reason::FrameTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Reason::SidExpired | Reason::SidInFuture => StatusCode::CONFLICT,

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::answer::{self, Answer, Refusal, frame};
 use crate::door::{Door, Taken};
 use crate::ingest::Client;
+use crate::sites::{Credentials, Presented};
 use crate::throttle::ConnectionThrottle;
 use crate::validate;
 
@@ -91,7 +92,17 @@ pub async fn serve(transport: impl Transport, client: Client, door: Arc<Door>) {
     let (answer_to, answers) = mpsc::channel(IN_FLIGHT_MAX);
     let throttle = door.throttles.connection();
     let seat = door.seat_of_session(client.address);
-    let mut session = Session { transport, client, door, throttle, site: None, answers, answer_to, in_flight: 0 };
+    let mut session = Session {
+        transport,
+        client,
+        door,
+        throttle,
+        site: None,
+        key: Presented::Nothing,
+        answers,
+        answer_to,
+        in_flight: 0,
+    };
     let ended = match &seat {
         Some(_) => session.run().await,
         None => Err(refused(Reason::Unavailable)),
@@ -114,6 +125,8 @@ struct Session<T> {
     throttle: ConnectionThrottle,
     /// Named by the Hello.
     site: Option<String>,
+    /// Presented by the Hello. Each batch is judged by it anew: the site's keys change.
+    key: Presented,
     answers: mpsc::Receiver<Answer>,
     answer_to: mpsc::Sender<Answer>,
     in_flight: usize,
@@ -196,8 +209,10 @@ impl<T: Transport> Session<T> {
     async fn take(&mut self, frame: ClientFrame) -> Result<bool, End> {
         match frame.frame {
             Some(client_frame::Frame::Hello(hello)) => {
-                let admitted = self.door.ingest.sites.table().admit(&hello.site, self.client.origin.as_deref());
+                let credentials = Credentials::from(&hello);
+                let admitted = self.door.ingest.sites.table().admit(credentials, self.client.origin.as_deref());
                 admitted.map_err(refused)?;
+                self.key = credentials.key;
                 self.site = Some(hello.site);
                 let welcome = Welcome {
                     server_ms: self.now_ms(),
@@ -219,7 +234,9 @@ impl<T: Transport> Session<T> {
             Some(_) => return Err(refused(Reason::UnknownSite)),
             None => return Err(refused(Reason::HelloMissing)),
         };
-        let taken = self.door.take(&self.client, site, envelope, Some(&self.throttle), T::NAME, &self.answer_to).await;
+        let credentials = Credentials { site, key: self.key };
+        let taken =
+            self.door.take(&self.client, credentials, envelope, Some(&self.throttle), T::NAME, &self.answer_to).await;
         match taken {
             Taken::Submitted { notices } => {
                 self.in_flight += 1;

@@ -1,5 +1,7 @@
 //! The sites this gateway takes events for, and the salts of their visitors, as central last said.
 
+mod keys;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,12 +12,17 @@ use proto::uplink::{Configuration, Raw};
 
 use crate::validate::Rules;
 use crate::visitor::{SaltError, Salts};
+use keys::Keys;
+
+pub use keys::{Credentials, Presented, Unkeyed};
 
 /// A site.
 #[derive(Debug)]
 pub struct Site {
     /// As pages name it.
     pub name: String,
+    /// Who shares one rate of batches with it; empty: it has its own alone.
+    pub tenant: String,
     /// Its local day decides which salt a visitor is hashed with.
     pub timezone: TimeZone,
     /// Where its raw rows go.
@@ -23,6 +30,16 @@ pub struct Site {
     /// What it wants of its events.
     pub rules: Rules,
     origins: Origins,
+    keys: Keys,
+}
+
+/// A site, and what its keys have to say to whoever was let in.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The site.
+    pub site: Arc<Site>,
+    /// If the site required one of its keys, this would be refused.
+    pub unkeyed: Option<Unkeyed>,
 }
 
 /// The origins of a site, read once for all its batches.
@@ -84,8 +101,9 @@ impl Table {
             let timezone = TimeZone::get(&site.timezone).map_err(bad)?;
             let origins = Origins::new(&site.name, &site.origins);
             let rules = site.rules.as_ref().map(Rules::from).unwrap_or_default();
-            let (name, raw) = (site.name.clone(), site.raw());
-            Ok((site.name.clone(), Arc::new(Site { name, timezone, raw, rules, origins })))
+            let keys = Keys::new(&site.name, &site.keys, site.key_required);
+            let (name, tenant, raw) = (site.name.clone(), site.tenant.clone(), site.raw());
+            Ok((site.name.clone(), Arc::new(Site { name, tenant, timezone, raw, rules, origins, keys })))
         };
         let sites = configuration.sites.iter().map(site).collect::<Result<_, BadConfiguration>>()?;
         Ok(Self { sites, salts: Salts::try_new(&configuration.salts)? })
@@ -96,11 +114,16 @@ impl Table {
         self.sites.get(name).map_or(Raw::Central, |site| site.raw)
     }
 
-    /// The site, if pages of this origin may report to it. WebSockets bypass CORS, so this is where an origin is checked.
-    pub fn admit(&self, name: &str, origin: Option<&str>) -> Result<Arc<Site>, Reason> {
-        let site = self.sites.get(name).ok_or(Reason::UnknownSite)?;
+    /// The site, if pages of this origin may report to it, and whoever presents this key. WebSockets bypass CORS, so this is where
+    /// an origin is checked; a right key does not stand in for it.
+    pub fn admit(&self, credentials: Credentials<'_>, origin: Option<&str>) -> Result<Admitted, Reason> {
+        let site = self.sites.get(credentials.site).ok_or(Reason::UnknownSite)?;
         let origin = origin.ok_or(Reason::WrongOrigin)?;
-        if site.origins.contain(origin) { Ok(Arc::clone(site)) } else { Err(Reason::WrongOrigin) }
+        if !site.origins.contain(origin) {
+            return Err(Reason::WrongOrigin);
+        }
+        let unkeyed = site.keys.judge(&credentials.key)?;
+        Ok(Admitted { site: Arc::clone(site), unkeyed })
     }
 }
 
@@ -142,16 +165,20 @@ mod tests {
         Configuration { sites: vec![site], ..Default::default() }
     }
 
+    fn admit(table: &Table, site: &str, origin: Option<&str>) -> Result<Admitted, Reason> {
+        table.admit(Credentials { site, key: Presented::Nothing }, origin)
+    }
+
     #[test]
     fn admits_a_site_from_its_own_origins_alone() {
         let sites = Sites::default();
         sites.replace(&configuration("Europe/Berlin")).unwrap();
         let table = sites.table();
-        assert_eq!(table.admit("shop", Some("https://shop.example")).unwrap().name, "shop");
-        assert_eq!(table.admit("shop", Some("https://shop.example.evil")).unwrap_err(), Reason::WrongOrigin);
-        assert_eq!(table.admit("shop", Some("http://shop.example")).unwrap_err(), Reason::WrongOrigin);
-        assert_eq!(table.admit("shop", None).unwrap_err(), Reason::WrongOrigin);
-        assert_eq!(table.admit("other", Some("https://shop.example")).unwrap_err(), Reason::UnknownSite);
+        assert_eq!(admit(&table, "shop", Some("https://shop.example")).unwrap().site.name, "shop");
+        assert_eq!(admit(&table, "shop", Some("https://shop.example.evil")).unwrap_err(), Reason::WrongOrigin);
+        assert_eq!(admit(&table, "shop", Some("http://shop.example")).unwrap_err(), Reason::WrongOrigin);
+        assert_eq!(admit(&table, "shop", None).unwrap_err(), Reason::WrongOrigin);
+        assert_eq!(admit(&table, "other", Some("https://shop.example")).unwrap_err(), Reason::UnknownSite);
     }
 
     #[test]
@@ -165,12 +192,12 @@ mod tests {
             "http://localhost:5173",
             "HTTPS://SHOP.example",
         ] {
-            assert!(table.admit("shop", Some(origin)).is_ok(), "{origin}");
+            assert!(admit(&table, "shop", Some(origin)).is_ok(), "{origin}");
         }
         for origin in
             ["https://myshop.example", "https://www.shop.example.evil", "https://localhost:5173", "*", "null", ""]
         {
-            assert_eq!(table.admit("shop", Some(origin)).unwrap_err(), Reason::WrongOrigin, "{origin}");
+            assert_eq!(admit(&table, "shop", Some(origin)).unwrap_err(), Reason::WrongOrigin, "{origin}");
         }
     }
 
@@ -179,6 +206,23 @@ mod tests {
         let sites = Sites::default();
         sites.replace(&configuration("UTC")).unwrap();
         assert!(sites.replace(&configuration("Mars/Olympus")).is_err());
-        assert!(sites.table().admit("shop", Some("https://shop.example")).is_ok());
+        assert!(admit(&sites.table(), "shop", Some("https://shop.example")).is_ok());
+    }
+
+    #[test]
+    fn a_key_is_asked_for_behind_the_origin_and_never_instead_of_it() {
+        let sites = Sites::default();
+        let mut new = configuration("UTC");
+        new.sites[0].keys = vec![keys::hash_of("tlk_right").to_vec()];
+        new.sites[0].key_required = true;
+        sites.replace(&new).unwrap();
+        let table = sites.table();
+        let with =
+            |key: &str, origin| table.admit(Credentials { site: "shop", key: Presented::new(key) }, Some(origin));
+        assert!(with("tlk_right", "https://shop.example").unwrap().unkeyed.is_none());
+        for key in ["", "tlk_wrong"] {
+            assert_eq!(with(key, "https://shop.example").unwrap_err(), Reason::WrongKey);
+        }
+        assert_eq!(with("tlk_right", "https://evil.example").unwrap_err(), Reason::WrongOrigin);
     }
 }

@@ -1,4 +1,4 @@
-//! How fast one connection, one address and one site may send. Beyond that a batch is not refused: it is asked to come later.
+//! How fast one connection, one address, one site and one tenant may send. Beyond that a batch is not refused: it is asked to come later.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -19,6 +19,7 @@ pub struct Throttles(RwLock<Rates>);
 struct Rates {
     addresses: Keyed<IpAddr>,
     sites: Keyed<String>,
+    tenants: Keyed<String>,
     connection: Quota,
 }
 
@@ -48,11 +49,12 @@ impl Throttles {
         Self(RwLock::new(Rates {
             addresses: Keyed::new(quota(limits.address_batches_per_s, limits.address_batches_burst)),
             sites: Keyed::new(quota(limits.site_batches_per_s, limits.site_batches_burst)),
+            tenants: Keyed::new(quota(limits.tenant_batches_per_s, limits.tenant_batches_burst)),
             connection: quota(limits.connection_batches_per_s, limits.connection_batches_burst),
         }))
     }
 
-    /// Other settings, for connections that begin now, and for every address and site where its rate is another: they begin with
+    /// Other settings, for connections that begin now, and for every address, site and tenant where its rate is another: they begin with
     /// a full allowance.
     pub fn limit(&self, limits: &Limits) {
         let new = Self::new(limits).0.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -64,6 +66,9 @@ impl Throttles {
         if rates.sites.quota != new.sites.quota {
             rates.sites = new.sites;
         }
+        if rates.tenants.quota != new.tenants.quota {
+            rates.tenants = new.tenants;
+        }
     }
 
     /// For a new connection.
@@ -71,15 +76,22 @@ impl Throttles {
         ConnectionThrottle(RateLimiter::direct_with_clock(self.rates().connection, Timer))
     }
 
-    /// One batch; how long to wait if it comes too early.
-    pub fn take(&self, connection: Option<&ConnectionThrottle>, address: IpAddr, site: &str) -> Result<(), Duration> {
+    /// One batch of a site, and of its tenant unless that is empty; how long to wait if it comes too early.
+    pub fn take(
+        &self,
+        connection: Option<&ConnectionThrottle>,
+        address: IpAddr,
+        site: &str,
+        tenant: &str,
+    ) -> Result<(), Duration> {
         let wait = |not_until: NotUntil<_>| not_until.wait_time_from(Timer.now());
         if let Some(ConnectionThrottle(limiter)) = connection {
             limiter.check().map_err(wait)?;
         }
         let rates = self.rates();
         rates.addresses.limiter.check_key(&subscriber_of(address)).map_err(wait)?;
-        rates.sites.limiter.check_key(&site.to_owned()).map_err(wait)
+        rates.sites.limiter.check_key(&site.to_owned()).map_err(wait)?;
+        if tenant.is_empty() { Ok(()) } else { rates.tenants.limiter.check_key(&tenant.to_owned()).map_err(wait) }
     }
 
     /// Forgets whoever is back at a full allowance: the tables hold only who sent lately.
@@ -88,6 +100,7 @@ impl Throttles {
         rates.addresses.limiter.retain_recent();
         rates.addresses.limiter.shrink_to_fit();
         rates.sites.limiter.retain_recent();
+        rates.tenants.limiter.retain_recent();
     }
 
     fn rates(&self) -> RwLockReadGuard<'_, Rates> {
@@ -116,11 +129,11 @@ mod tests {
         let throttles = Throttles::new(&limits);
         let (connection, address) = (throttles.connection(), IpAddr::from([127, 0, 0, 1]));
         for _ in 0..3 {
-            assert_eq!(throttles.take(Some(&connection), address, "shop"), Ok(()));
+            assert_eq!(throttles.take(Some(&connection), address, "shop", ""), Ok(()));
         }
-        let wait = throttles.take(Some(&connection), address, "shop").unwrap_err();
+        let wait = throttles.take(Some(&connection), address, "shop", "").unwrap_err();
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1));
-        assert_eq!(throttles.take(Some(&throttles.connection()), address, "shop"), Ok(()));
+        assert_eq!(throttles.take(Some(&throttles.connection()), address, "shop", ""), Ok(()));
     }
 
     #[test]
@@ -128,26 +141,45 @@ mod tests {
         let limits = Limits { address_batches_per_s: 1, address_batches_burst: 1, ..Default::default() };
         let throttles = Throttles::new(&limits);
         let (address, before) = (IpAddr::from([192, 0, 2, 1]), throttles.connection());
-        assert!(throttles.take(Some(&before), address, "shop").is_ok());
+        assert!(throttles.take(Some(&before), address, "shop", "").is_ok());
         throttles.limit(&Limits { connection_batches_burst: 1, site_batches_burst: 5, ..limits.clone() });
-        assert!(throttles.take(None, address, "shop").is_err(), "the rate of addresses is the same, and used up");
+        assert!(throttles.take(None, address, "shop", "").is_err(), "the rate of addresses is the same, and used up");
         throttles.limit(&Limits { address_batches_burst: 3, connection_batches_burst: 1, ..limits });
         assert!(
-            throttles.take(Some(&before), address, "shop").is_ok(),
+            throttles.take(Some(&before), address, "shop", "").is_ok(),
             "a connection keeps the rate that it began with"
         );
         let after = throttles.connection();
-        assert!(throttles.take(Some(&after), address, "shop").is_ok());
-        assert!(throttles.take(Some(&after), address, "shop").is_err());
-        assert!(throttles.take(Some(&before), address, "shop").is_ok());
+        assert!(throttles.take(Some(&after), address, "shop", "").is_ok());
+        assert!(throttles.take(Some(&after), address, "shop", "").is_err());
+        assert!(throttles.take(Some(&before), address, "shop", "").is_ok());
     }
 
     #[test]
     fn addresses_of_a_64_share_an_allowance() {
         let limits = Limits { address_batches_per_s: 1, address_batches_burst: 1, ..Default::default() };
         let throttles = Throttles::new(&limits);
-        assert!(throttles.take(None, "2001:db8::1".parse().unwrap(), "shop").is_ok());
-        assert!(throttles.take(None, "2001:db8::2".parse().unwrap(), "shop").is_err());
-        assert!(throttles.take(None, "2001:db8:0:1::1".parse().unwrap(), "shop").is_ok());
+        assert!(throttles.take(None, "2001:db8::1".parse().unwrap(), "shop", "").is_ok());
+        assert!(throttles.take(None, "2001:db8::2".parse().unwrap(), "shop", "").is_err());
+        assert!(throttles.take(None, "2001:db8:0:1::1".parse().unwrap(), "shop", "").is_ok());
+    }
+
+    #[test]
+    fn the_sites_of_a_tenant_share_an_allowance_and_a_site_without_one_has_its_own() {
+        let limits = Limits { tenant_batches_per_s: 1, tenant_batches_burst: 2, ..Default::default() };
+        let throttles = Throttles::new(&limits);
+        let take = |site, tenant| throttles.take(None, IpAddr::from([127, 0, 0, 1]), site, tenant);
+        assert_eq!([take("shop", "acme"), take("blog", "acme")], [Ok(()), Ok(())]);
+        let wait = take("shop", "acme").unwrap_err();
+        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1));
+        assert!(take("blog", "acme").is_err(), "whichever site it is");
+        assert!(take("shop", "other").is_ok());
+        for _ in 0..5 {
+            assert!(take("acme", "").is_ok(), "no tenant, though a site has the name of one");
+        }
+        throttles.limit(&Limits { site_batches_burst: 5, ..limits.clone() });
+        assert!(take("shop", "acme").is_err(), "the rate of tenants is the same, and used up");
+        throttles.limit(&Limits { tenant_batches_burst: 3, ..limits });
+        assert!(take("shop", "acme").is_ok());
     }
 }

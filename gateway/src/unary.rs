@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use crate::answer::{Answer, Refusal};
 use crate::door::{Door, Taken};
 use crate::ingest::Client;
+use crate::sites::Credentials;
 
 /// A client on a page that is going away does not wait longer, and a proxy in between seldom.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ pub async fn ask(door: &Door, client: &Client, envelope: &Envelope, transport: &
         }
     };
     let answered = async {
-        match door.take(client, &envelope.site, envelope, None, transport, &session).await {
+        match door.take(client, Credentials::from(envelope), envelope, None, transport, &session).await {
             Taken::Submitted { .. } => answers.recv().await.map(Asked::Answered),
             Taken::Later { frame, wait_ms } => Some(Asked::Later { frame, wait_ms }),
             Taken::Refused(refusal) => Some(Asked::Refused(refusal)),

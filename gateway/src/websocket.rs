@@ -126,7 +126,7 @@ pub fn close_code(reason: Reason) -> CloseCode {
     match reason {
         Reason::FrameTooLarge => CloseCode::Size,
         Reason::TextFrame => CloseCode::Unsupported,
-        Reason::UnknownSite | Reason::WrongOrigin | Reason::HelloMissing => CloseCode::Policy,
+        Reason::UnknownSite | Reason::WrongOrigin | Reason::WrongKey | Reason::HelloMissing => CloseCode::Policy,
         Reason::Unavailable => CloseCode::Again,
         _ => CloseCode::Invalid,
     }

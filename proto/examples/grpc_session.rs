@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let envelope = Envelope { sent_ms: now_ms, batch: batch.encode_to_vec(), ..Default::default() };
     let frames = [
-        client_frame::Frame::Hello(Hello { site, agent_version: "example".into() }),
+        client_frame::Frame::Hello(Hello { site, agent_version: "example".into(), ..Default::default() }),
         client_frame::Frame::Batch(envelope),
         client_frame::Frame::Bye(Bye {}),
     ];

@@ -7,6 +7,7 @@ mod bad_input;
 mod instance;
 mod operator;
 mod proxies;
+mod site_keys;
 mod site_rules;
 mod start;
 mod survival;

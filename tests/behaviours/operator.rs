@@ -11,7 +11,7 @@ use crate::page::{CHROME, Page, Visitor, now_ms, pageviews, sid};
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 
 /// A command that asks this instance's central; its exit code and what it said.
-fn ask(instance: &Instance, arguments: &[&str]) -> (Option<i32>, String) {
+pub fn ask(instance: &Instance, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(TIDELINE);
     command.args(arguments).args(["--url", &format!("http://{}", instance.central()), "--key-file"]);
     command.arg(instance.data().join("api-key")).env("RUST_LOG", "warn");

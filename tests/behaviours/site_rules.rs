@@ -188,7 +188,7 @@ async fn dropped(instance: &Instance) -> (u64, u64, Value) {
 }
 
 /// Whether a file below the folder holds these bytes. Files may go while it looks.
-fn holds(folder: &Path, bytes: &[u8]) -> bool {
+pub fn holds(folder: &Path, bytes: &[u8]) -> bool {
     let Ok(entries) = std::fs::read_dir(folder) else { return false };
     entries.flatten().any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => holds(&entry.path(), bytes),

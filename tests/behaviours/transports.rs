@@ -60,7 +60,7 @@ async fn handshake(gateway: SocketAddr, certificate: &Path, protocol: &[u8]) -> 
 /// Says Hello and sends these batches, over whatever carries the WebSocket; each is acknowledged.
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>, batches: &[Batch]) {
     use futures_util::{SinkExt, StreamExt};
-    let hello = Hello { site: SITE.into(), agent_version: "test".into() };
+    let hello = Hello { site: SITE.into(), agent_version: "test".into(), ..Default::default() };
     let frames = batches.iter().map(|batch| client_frame::Frame::Batch(envelope(batch)));
     for frame in [client_frame::Frame::Hello(hello)].into_iter().chain(frames) {
         let is_batch = matches!(frame, client_frame::Frame::Batch(_));
@@ -109,12 +109,12 @@ async fn webtransport(gateway: SocketAddr, certificate: &Path, batches: &[Batch]
     }
 }
 
-async fn grpc(gateway: SocketAddr) -> AgentClient<Channel> {
+pub async fn grpc(gateway: SocketAddr) -> AgentClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{gateway}")).unwrap();
     AgentClient::new(endpoint.connect().await.unwrap())
 }
 
-fn call<T>(message: T) -> Request<T> {
+pub fn call<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("origin", ORIGIN.parse().unwrap());
     request.metadata_mut().insert("tideline-user-agent", CHROME.parse().unwrap());
@@ -122,7 +122,7 @@ fn call<T>(message: T) -> Request<T> {
 }
 
 async fn grpc_session(gateway: SocketAddr, batches: &[Batch]) {
-    let hello = Hello { site: SITE.into(), agent_version: "test".into() };
+    let hello = Hello { site: SITE.into(), agent_version: "test".into(), ..Default::default() };
     let sent = batches.iter().map(|batch| client_frame::Frame::Batch(envelope(batch)));
     let frames = [client_frame::Frame::Hello(hello)].into_iter().chain(sent);
     // As `Bye` does: the session ends once everything is answered.
@@ -226,7 +226,7 @@ async fn a_batch_that_came_by_every_transport_counts_once_and_so_does_each_that_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_by_grpc_says_why_in_its_own_words() {
     let instance = Instance::start().await;
-    let hello = Hello { site: "no-such-site".into(), agent_version: "test".into() };
+    let hello = Hello { site: "no-such-site".into(), agent_version: "test".into(), ..Default::default() };
     let (frame, trailers) = grpc_web(instance.gateway(), "Subscribe", &hello.encode_to_vec()).await;
     assert!(matches!(frame.unwrap().frame, Some(Frame::Reject(reject)) if reject.reason() == Reason::UnknownSite));
     assert!(trailers.contains("grpc-status:5"), "{trailers}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use harness::quic::{self, wire};
 use harness::webtransport::{ConnectingError, Session};
 use proto::Message as _;
-use proto::agent::{Reason, server_frame};
+use proto::agent::{Envelope, Reason, client_frame, server_frame};
 use proto::sid::Sid;
 use serde_json::json;
 use tokio_tungstenite::MaybeTlsStream;
@@ -145,6 +145,51 @@ async fn what_comes_from_a_data_centre_is_dropped_and_in_the_ledger() {
     instance.expect(&["pageviews"], &[2.0]).await;
     let metric = r#"tideline_gateway_refusals_total{reason="data_centre"}"#;
     assert_eq!(gateway.metric(metric).await, Some(f64::from(tries)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sites_of_a_tenant_are_asked_to_wait_together_until_its_limit_is_raised() {
+    let instance = Instance::start().await;
+    let put = async |site: &str, tenant: &str| {
+        let url = format!("http://{}/api/v2/sites", instance.central());
+        let body = json!({ "site_id": site, "origins": [ORIGIN], "tenant": tenant });
+        let answer = reqwest::Client::new().post(url).bearer_auth(instance.api_key()).json(&body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    };
+    for (site, tenant) in [(SITE, "acme"), ("sister", "acme"), ("stranger", "")] {
+        put(site, tenant).await;
+    }
+    // It knows them from its start on.
+    let limits = "[limits]\ntenant_batches_per_s = 1\ntenant_batches_burst = 1";
+    let gateway = instance.second_gateway(limits).await;
+    let send = async |site: &str, seq: u32| {
+        let mut page = Page::connect(gateway.address, &Visitor::default()).await;
+        page.hello(site).await;
+        assert!(matches!(page.frame().await, Some(server_frame::Frame::Welcome(_))), "{site}");
+        let batch = envelope(&pageviews(sid(now_ms()), seq, now_ms(), &["/"]));
+        page.send(client_frame::Frame::Batch(Envelope { site: site.to_owned(), ..batch })).await;
+        match page.frame().await {
+            Some(server_frame::Frame::Ack(_)) => None,
+            Some(server_frame::Frame::Throttle(throttle)) => Some(throttle.wait_ms),
+            other => panic!("neither taken nor asked to wait: {other:?}"),
+        }
+    };
+    // Of many at once one is taken a second; the rest hear how long to wait.
+    let mut waits = Vec::new();
+    for seq in 1..=20 {
+        waits.push(send(if seq % 2 == 0 { SITE } else { "sister" }, seq).await);
+    }
+    let waits: Vec<_> = waits.into_iter().flatten().collect();
+    assert!(!waits.is_empty() && waits.iter().all(|wait_ms| (1..=1_000).contains(wait_ms)), "{waits:?}");
+    assert_eq!(send("stranger", 1).await, None, "no tenant, no limit of one");
+    assert_eq!(send("stranger", 2).await, None);
+
+    reconfigure(&gateway, |config| config["limits"]["tenant_batches_burst"] = 1_000.into());
+    gateway.until("tideline_gateway_throttled_total", waits.len() as f64).await;
+    let raised = Instant::now();
+    while send(SITE, 1).await.is_some() || send("sister", 1).await.is_some() {
+        assert!(raised.elapsed() < REPORT_MAX, "the new limit is not in force");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ import { startLadder } from './ladder.js';
 import { guarded } from './page.js';
 import { IN_MEMORY, NUMBER_BYTES, STORED, UNSURE, eraseStore, openStore } from './store.js';
 import { beacon, postBatch } from './transports.js';
+import { joined, keyed } from './wire.js';
 
 const CONNECT = -1;
 const DISCONNECT = -2;
@@ -25,7 +26,7 @@ const TAKE_MS = 60_000; // says that this page lives, and looks for what others 
 // `consent` is 'granted' if the outbox may be on the device, 'denied' if what is there is to be deleted.
 export const startDelivery = (base, site, settings) => {
   const granted = settings.consent;
-  const early = startEarly(site, granted === 'granted');
+  const early = startEarly(site, granted === 'granted', settings.key);
   const ladder = startLadder(base, site, settings);
   let core;
   let withoutCore = false;
@@ -164,7 +165,7 @@ export const startDelivery = (base, site, settings) => {
       tidy(true);
       if (connection) pump();
       for (let left = KEEPALIVE_BYTES, bytes; left > 0 && (bytes = core.post()); left -= bytes) {
-        post(core.written(bytes), (answer) => receive(answer));
+        post(joined(core.written(bytes), keyed(5, settings.key)), (answer) => receive(answer));
       }
     } else postEarly();
     if (goes) {

@@ -2,7 +2,7 @@
 // after 50 ms is counted. What it numbers, the core takes over under the same sid and goes on from there.
 // Field numbers are those of proto/schema/agent.proto.
 
-import { bytes, joined, uint, utf8, varint } from './wire.js';
+import { bytes, joined, keyed, uint, utf8, varint } from './wire.js';
 
 const QUEUE_MAX = 200; // events; what happens beyond is given up and reported
 const SENT_MAX = 16; // batches without an answer
@@ -17,8 +17,8 @@ const REASON_OUTBOX_FULL = 64;
 const REASON_TOO_LARGE = 67;
 const TOO_MANY_REQUESTS = 429;
 
-// `long`: the batches are of class long.
-export const startEarly = (site, long) => {
+// `long`: the batches are of class long. `key`: the site's, if the page has one.
+export const startEarly = (site, long, key) => {
   const early = { queue: [], sent: [], givenUp: 0, long };
 
   const newSid = () => {
@@ -57,7 +57,7 @@ export const startEarly = (site, long) => {
     return due;
   };
 
-  early.envelope = ({ batch }) => joined(bytes(1, utf8(site)), uint(3, Date.now()), bytes(4, batch));
+  early.envelope = ({ batch }) => joined(bytes(1, utf8(site)), uint(3, Date.now()), bytes(4, batch), keyed(5, key));
 
   // Without a core nobody reads answers. Their status says whether the batch is to come again, also where a proxy gives it.
   // Gives those that are not to.

@@ -4,7 +4,7 @@
 
 import { guarded } from './page.js';
 import { grpcWeb, post, webSocket, webTransport } from './transports.js';
-import { DRAIN, GREETING } from './wire.js';
+import { DRAIN, GREETING, withKey } from './wire.js';
 
 // UDP that passes at all has a session in two round trips; where it does not, this is all that the wait costs.
 const WEB_TRANSPORT_MS = 1_500;
@@ -19,15 +19,15 @@ const SILENT_MS = 15_000;
 const REMEMBERED_MS = 600_000;
 
 // `webtransport`, `certificateHash`: the script's attributes, for a gateway whose `base` is not https, or whose certificate
-// no authority has signed.
-export const startLadder = (base, site, { webtransport, certificateHash }) => {
+// no authority has signed. `key`: the site's, if the page has one.
+export const startLadder = (base, site, { webtransport, certificateHash, key: siteKey }) => {
   const tlsBase = base.startsWith('https') ? base : webtransport;
   // Each with the time that it has to open, and then to answer.
   const rungs = [
     tlsBase && window.WebTransport && [webTransport(tlsBase, certificateHash), WEB_TRANSPORT_MS, WELCOME_MS],
     [webSocket(base), OPEN_MS, WELCOME_MS],
-    [grpcWeb(base, site), OPEN_MS, WELCOME_MS],
-    [post(base, site)], // there is none below that could do better
+    [grpcWeb(base, site, siteKey), OPEN_MS, WELCOME_MS],
+    [post(base, site, siteKey)], // there is none below that could do better
   ].filter(Boolean);
   const key = 'tideline/' + site;
   let at = 0;
@@ -80,7 +80,7 @@ export const startLadder = (base, site, { webtransport, certificateHash }) => {
         silent,
         send(message) {
           if (ofBatch(message)) askedAt = Math.min(askedAt, Date.now());
-          transport.send(message);
+          transport.send(message[0] === GREETING ? withKey(message, siteKey) : message);
         },
         // Whatever still comes of it is not heard.
         close: guarded(() => {

@@ -6,6 +6,7 @@
 // There is no cookie, and `tideline` is the only global. Nothing is stored on the device unless the page says that its visitor
 // agreed: data-consent="granted" in that line, or `tideline('consent', 'granted')`; then what could not be sent waits there
 // for a day (store.js), and for some minutes which transports did not get through (ladder.js). 'denied' deletes it.
+// data-key="KEY" is a key of the site's, where it asks for one; whoever reads the page can read it.
 // data-webtransport="https://HOST:PORT/" says where WebTransport is if GATEWAY is not https, and data-certificate-hash the SHA-256
 // of its certificate, in hex, if no authority has signed that.
 

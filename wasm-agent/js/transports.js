@@ -2,7 +2,7 @@
 // the gateway's ServerFrames come back by `frame`. `opened` says that frames may be sent, `closed` that nothing will come any
 // more, perhaps more than once. None of them calls back before it has returned.
 
-import { DRAIN, GREETING, bytes, flagsHead, joined, lengthHead, unframe, unwrapped, utf8, withFlags, withLength } from './wire.js';
+import { DRAIN, GREETING, bytes, flagsHead, joined, keyed, lengthHead, unframe, unwrapped, utf8, withFlags, withLength } from './wire.js';
 
 const HASH_BYTES = 32;
 
@@ -43,11 +43,11 @@ export const webSocket = (base) => ({ opened, frame, closed }) => {
 
 // A call that stays open brings what is not an answer, and each batch is a call of its own. After a Drain the first has said
 // everything; when to leave is for the core to say.
-export const grpcWeb = (base, site) => (calls) =>
+export const grpcWeb = (base, site, key) => (calls) =>
   requests(calls, async (message, { signal, frame }) => {
     const subscribes = message[0] === GREETING;
     const url = base + 'tideline.agent.v1.Agent/' + (subscribes ? 'Subscribe' : 'Send');
-    const body = withFlags(subscribes ? unwrapped(message) : withSite(site, message));
+    const body = withFlags(subscribes ? unwrapped(message) : withSite(site, key, message));
     const response = await request(url, 'application/grpc-web+proto', body, { signal }, { 'X-Grpc-Web': 1 });
     let lives = false; // a call that has failed has no answer, whatever its trailers say of it
     const took = (answer) => {
@@ -59,10 +59,10 @@ export const grpcWeb = (base, site) => (calls) =>
   });
 
 // Each batch is a request: no Hello, nothing that is not an answer.
-export const post = (base, site) => (calls) =>
+export const post = (base, site, key) => (calls) =>
   requests(calls, async (message, { signal, frame }) => {
     if (message[0] === GREETING) return true;
-    const response = await postBatch(base, withSite(site, message), { signal });
+    const response = await postBatch(base, withSite(site, key, message), { signal });
     const answers = response.headers.get('Content-Type') === 'application/x-protobuf'; // not a proxy's page
     if (answers) frame(new Uint8Array(await response.arrayBuffer()));
     return answers;
@@ -93,8 +93,8 @@ const read = async (readable, headOf, took) => {
   for (let chunk; !(chunk = await reader.read()).done; ) takes(chunk.value);
 };
 
-// The Envelope of a ClientFrame with the site that no Hello has named: in protobuf fields can be put in front.
-const withSite = (site, message) => joined(bytes(1, utf8(site)), unwrapped(message));
+// The Envelope of a ClientFrame with the site that no Hello has named, and its key: in protobuf fields can be put in front.
+const withSite = (site, key, message) => joined(bytes(1, utf8(site)), keyed(5, key), unwrapped(message));
 
 const fromHex = (hash) => {
   const value = Uint8Array.from(hash.match(/[0-9a-f]{2}/gi) || [], (pair) => parseInt(pair, 16));

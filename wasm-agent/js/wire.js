@@ -27,6 +27,12 @@ export const joined = (...parts) => Uint8Array.from(parts.flatMap((part) => [...
 // The message in a ClientFrame, behind tag and length.
 export const unwrapped = (frame) => frame.subarray(frame.findIndex((byte, place) => place && byte < 128) + 1);
 
+// The site's key as this field, if the page has one: in protobuf fields can be put anywhere.
+export const keyed = (field, key) => (key ? bytes(field, utf8(key)) : []);
+
+// The ClientFrame of a Hello with it.
+export const withKey = (hello, key) => (key ? joined(bytes(1, [...unwrapped(hello), ...keyed(3, key)])) : hello);
+
 // On WebTransport's one stream a message follows its length.
 export const withLength = (message) => joined(varint(message.length), message);
 

@@ -1,7 +1,7 @@
 // What the agent does in a real browser, seen from the gateway.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { REASON_SCHEMA_EVENT, REASON_TOO_LARGE, REASON_UNKNOWN_SITE } from './gateway.mjs';
+import { REASON_SCHEMA_EVENT, REASON_TOO_LARGE, REASON_UNKNOWN_SITE, REASON_WRONG_KEY } from './gateway.mjs';
 import { html, launch, settles, sleep, snippet, until, visit } from './browser.mjs';
 
 let browser;
@@ -254,6 +254,50 @@ test('an unknown site is said once in the console and then left', LIMITS, () => 
   return visit(browser, { gateway: { reject } }, async ({ gateway, page, url, warnings }) => {
     await page.goto(url);
     await settles(() => warnings, ['tideline: no site "shop" here; add it with --site'], 1_500);
+    await page.evaluate(() => tideline('Unheard'));
+    await sleep(800);
+    assert.equal(gateway.connections, 1);
+    assert.equal(gateway.names().includes('Unheard'), false);
+  });
+});
+
+const KEY = 'tlk_' + 'k'.repeat(43);
+const KEYED = (_, gateway) => html(gateway, snippet(gateway, `data-key="${KEY}"`));
+
+test('the key of the script tag is in the Hello of a session, and in every envelope outside of one', LIMITS, () =>
+  visit(browser, { page: KEYED }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    await page.evaluate(() => tideline('Goodbye'));
+    await page.evaluate(() => {
+      Object.defineProperty(document, 'visibilityState', { value: 'hidden', configurable: true });
+      tideline('Hidden');
+    });
+    await until(() => gateway.transmissions.some(({ via }) => via === 'post'));
+    await settles(() => gateway.names(), ['/', 'Goodbye', 'Hidden']);
+    assert.deepEqual(gateway.hellos.map(({ site, agentVersion, key }) => [site, agentVersion, key]), [['shop', '0.1.0', KEY]]);
+    for (const { via, key } of gateway.transmissions) assert.equal(key, via === 'post' ? KEY : '', via);
+  }));
+
+test('so it is in what the small encoder sends', LIMITS, () =>
+  visit(browser, { page: KEYED, gateway: { without: ['tideline.wasm', 'tideline-core.js'] } }, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    assert.deepEqual(gateway.transmissions.map(({ via, site, key }) => [via, site, key]), [['post', 'shop', KEY]]);
+  }));
+
+test('without a key nothing is said of one', LIMITS, () =>
+  visit(browser, {}, async ({ gateway, page, url }) => {
+    await page.goto(url);
+    await settles(() => gateway.names(), ['/']);
+    assert.deepEqual([gateway.hellos[0].key, gateway.transmissions[0].key], ['', '']);
+  }));
+
+test('a key that is not the site\'s is said once in the console, and the agent stops', LIMITS, () => {
+  const reject = { reason: REASON_WRONG_KEY, message: 'the site wants one of its keys' };
+  return visit(browser, { page: KEYED, gateway: { reject } }, async ({ gateway, page, url, warnings }) => {
+    await page.goto(url);
+    await settles(() => warnings, ['tideline: the site wants one of its keys'], 1_500);
     await page.evaluate(() => tideline('Unheard'));
     await sleep(800);
     assert.equal(gateway.connections, 1);

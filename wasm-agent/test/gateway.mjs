@@ -15,13 +15,14 @@ const [ClientFrame, ServerFrame, Hello, Envelope, Batch] = ['ClientFrame', 'Serv
 );
 
 export const REASON_UNKNOWN_SITE = 5;
+export const REASON_WRONG_KEY = 12;
 export const REASON_SCHEMA_EVENT = 42;
 export const REASON_TOO_LARGE = 67;
 
 const TYPES = { '.js': 'text/javascript', '.wasm': 'application/wasm' };
 
 export class Gateway {
-  // What arrived, in order: { via: 'socket' | 'grpc' | 'post', at, site, bytes, batch, connection }.
+  // What arrived, in order: { via: 'socket' | 'grpc' | 'post', at, site, key, bytes, batch, connection }.
   transmissions = [];
   hellos = [];
   // Which transports were tried, in order and without repeats: 'datagram', 'socket', 'grpc', 'post'.
@@ -233,9 +234,9 @@ export class Gateway {
   }
 
   #envelope(body, via, connection) {
-    const { site, sentMs, batch: bytes } = Envelope.decode(body);
+    const { site, sentMs, key, batch: bytes } = Envelope.decode(body);
     const batch = Batch.decode(bytes);
-    this.transmissions.push({ via, at: Date.now(), site, sentMs: Number(sentMs), bytes: Buffer.from(bytes), batch, connection });
+    this.transmissions.push({ via, at: Date.now(), site, key, sentMs: Number(sentMs), bytes: Buffer.from(bytes), batch, connection });
     if (this.reject) return { reject: { ...this.reject, sid: batch.sid, seq: batch.seq } };
     if (this.throttle) return { throttle: { ...this.throttle, sid: batch.sid, seq: batch.seq } };
     return this.acknowledges ? { ack: { sid: batch.sid, seqs: [batch.seq], serverMs: Date.now() + this.clockAheadMs } } : null;

@@ -61,6 +61,19 @@ test('where sockets are refused calls carry everything', LIMITS, () =>
     assert.deepEqual(gateway.hellos.map(({ site, agentVersion }) => [site, agentVersion]), [['shop', '0.1.0']]);
   }));
 
+for (const [via, gateway] of [['grpc', NO_SOCKET], ['post', NO_CALL]]) {
+  test(`the key of the script tag is in everything that goes by ${via}`, LIMITS, () => {
+    const page = (_, gateway) => html(gateway, snippet(gateway, 'data-key="tlk_page"'));
+    return visit(browser, { gateway, page }, async (story) => {
+      const { gateway } = story;
+      await threeBatches(story);
+      assertOnly(gateway, via);
+      assert.ok(gateway.transmissions.every(({ key }) => key === 'tlk_page'));
+      assert.ok(gateway.hellos.every(({ site, key }) => site === 'shop' && key === 'tlk_page'));
+    });
+  });
+}
+
 for (const grpc of ['missing', 'unavailable']) {
   test(`where sockets are refused and calls are ${grpc} requests carry everything`, LIMITS, () =>
     visit(browser, { gateway: { ...NO_SOCKET, grpc } }, async (story) => {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { webTransport } from '../js/transports.js';
-import { flagsHead, lengthHead, unframe, unwrapped, varint, withFlags, withLength } from '../js/wire.js';
+import { flagsHead, lengthHead, unframe, unwrapped, varint, withFlags, withKey, withLength } from '../js/wire.js';
 
 const FRAME_BYTES_MAX = 65_536;
 const filled = (length) => Uint8Array.from({ length }, (_, place) => (place * 7 + length) % 251);
@@ -63,6 +63,16 @@ test('a ClientFrame is taken off its message', () => {
   for (const length of [0, 1, 127, 128, 16_500]) {
     const frame = Uint8Array.of(0x12, ...varint(length), ...filled(length));
     assert.deepEqual(unwrapped(frame), filled(length));
+  }
+});
+
+test('a key goes into a Hello, whatever its length, and no key changes nothing', () => {
+  const hello = Uint8Array.of(0x0a, 6, 0x0a, 4, ...new TextEncoder().encode('shop'));
+  assert.equal(withKey(hello, undefined), hello);
+  for (const length of [1, 47, 300]) {
+    const frame = withKey(hello, 'k'.repeat(length));
+    const key = [0x1a, ...varint(length), ...Array(length).fill(0x6b)];
+    assert.deepEqual([frame[0], ...unwrapped(frame)], [0x0a, ...key, ...unwrapped(hello)]);
   }
 });
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{Timestamp, tz::TimeZone};
 use proto::origin::{BadOrigin, SiteOrigin};
 
-use super::{Control, ControlError, rules::Rules};
+use super::{Control, ControlError, rules::Rules, site_keys::SiteKey};
 
 /// A site whose parts were checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +20,12 @@ pub struct Site {
     pub raw: Raw,
     /// What it wants of its events.
     pub rules: Rules,
+    /// Whose batches gateways limit together, written as a site's name; empty: the site has its own limit alone.
+    pub tenant: String,
+    /// What pages and apps present; made and deleted by themselves, never by [`put_site`](Control::put_site).
+    pub keys: Vec<SiteKey>,
+    /// Whoever presents none of them is turned away.
+    pub key_required: bool,
 }
 
 /// Where the raw rows of a site go.
@@ -56,6 +62,9 @@ pub enum SiteError {
     /// The name.
     #[error("site_id {0:?} must be 1 to {NAME_CHARACTERS_MAX} of the characters a-z A-Z 0-9 . - _ /")]
     Name(String),
+    /// The tenant.
+    #[error("tenant {0:?} must be empty or 1 to {NAME_CHARACTERS_MAX} of the characters a-z A-Z 0-9 . - _ /")]
+    Tenant(String),
     /// An origin.
     #[error(transparent)]
     Origin(#[from] BadOrigin),
@@ -75,8 +84,7 @@ const TOLD_WITHIN_MS: u64 = 60 * 60 * 1000;
 impl Site {
     /// Checks every part and brings the origins into a browser's form.
     pub fn try_new(name: &str, origins: &[String], timezone: &str) -> Result<Self, SiteError> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
-        if name.is_empty() || name.len() > NAME_CHARACTERS_MAX || !name.chars().all(allowed) {
+        if !is_name(name) {
             return Err(SiteError::Name(name.to_owned()));
         }
         if origins.is_empty() || origins.len() > ORIGINS_MAX {
@@ -86,8 +94,22 @@ impl Site {
         let origins = origins.iter().map(form).collect::<Result<_, _>>()?;
         TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
         let (name, timezone) = (name.to_owned(), timezone.to_owned());
-        Ok(Self { name, origins, timezone, raw: Raw::default(), rules: Rules::default() })
+        let (raw, rules, tenant) = (Raw::default(), Rules::default(), String::new());
+        Ok(Self { name, origins, timezone, raw, rules, tenant, keys: Vec::new(), key_required: false })
     }
+
+    /// The same site of this tenant; of none if it is empty.
+    pub fn of_tenant(self, tenant: &str) -> Result<Self, SiteError> {
+        if !tenant.is_empty() && !is_name(tenant) {
+            return Err(SiteError::Tenant(tenant.to_owned()));
+        }
+        Ok(Self { tenant: tenant.to_owned(), ..self })
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+    !name.is_empty() && name.len() <= NAME_CHARACTERS_MAX && name.chars().all(allowed)
 }
 
 impl Control {
@@ -100,10 +122,11 @@ impl Control {
     /// Makes the site, or gives the one of its name all that can change; gateways are told at once.
     pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<(), ControlError> {
         sqlx::query(
-            "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms, rules)
-             VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END, ?6)
+            "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms, rules, tenant, key_required)
+             VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END, ?6, ?7, ?8)
              ON CONFLICT (name) DO UPDATE
              SET timezone = excluded.timezone, origins = excluded.origins, raw = excluded.raw, rules = excluded.rules,
+                 tenant = excluded.tenant, key_required = excluded.key_required,
                  raw_since_ms = CASE WHEN excluded.raw = 'none' THEN NULL WHEN raw = 'central' THEN raw_since_ms ELSE ?4 END",
         )
         .bind(&site.name)
@@ -112,22 +135,29 @@ impl Control {
         .bind(now.as_millisecond())
         .bind(site.raw.name())
         .bind(serde_json::json!(site.rules).to_string())
+        .bind(&site.tenant)
+        .bind(site.key_required)
         .execute(&self.pool)
         .await?;
         self.publish().await
     }
 
     pub(super) async fn read_sites(&self) -> Result<BTreeMap<String, Site>, ControlError> {
-        let rows: Vec<(String, String, String, String, String)> =
-            sqlx::query_as("SELECT name, timezone, origins, raw, rules FROM sites").fetch_all(&self.pool).await?;
+        type Row = (String, String, String, String, String, String, bool);
+        let rows: Vec<Row> =
+            sqlx::query_as("SELECT name, timezone, origins, raw, rules, tenant, key_required FROM sites")
+                .fetch_all(&self.pool)
+                .await?;
+        let mut keys = self.read_site_keys().await?;
         rows.into_iter()
-            .map(|(name, timezone, origins, raw, rules)| {
+            .map(|(name, timezone, origins, raw, rules, tenant, key_required)| {
                 let damaged = |what| ControlError::Damaged(format!("the {what} of site {name:?}"));
                 let origins = serde_json::from_str(&origins).map_err(|_| damaged("origins"))?;
                 let raw = if raw == Raw::None.name() { Raw::None } else { Raw::Central };
                 let rules = serde_json::from_str(&rules).ok().and_then(|rules| Rules::try_new(rules).ok());
                 let rules = rules.ok_or_else(|| damaged("rules"))?;
-                Ok((name.clone(), Site { name, origins, timezone, raw, rules }))
+                let keys = keys.remove(&name).unwrap_or_default();
+                Ok((name.clone(), Site { name, origins, timezone, raw, rules, tenant, keys, key_required }))
             })
             .collect()
     }
@@ -171,6 +201,9 @@ mod tests {
             assert!(matches!(error, SiteError::Origin(_)), "{wrong}");
         }
         assert_eq!(Site::try_new("s", &[], "UTC").unwrap_err(), SiteError::Origins(0));
+        let of = |tenant| Site::try_new("s", &origins, "UTC").unwrap().of_tenant(tenant);
+        assert_eq!(of("a b").unwrap_err(), SiteError::Tenant("a b".to_owned()));
+        assert_eq!([of("acme").unwrap().tenant, of("").unwrap().tenant], ["acme", ""]);
         assert!(matches!(Site::try_new("s", &origins, "Mars/Olympus").unwrap_err(), SiteError::Timezone(_)));
     }
 }

@@ -122,7 +122,7 @@ async fn a_changed_site_is_published_and_kept() {
 }
 
 #[tokio::test]
-async fn rules_are_published_and_kept() {
+async fn rules_and_tenant_are_published_and_kept() {
     let (folder, control) = control().await;
     let new =
         serde_json::from_str(r#"{"schema": {"mode": "enforce", "events": {"Signup": {}}}, "debug": true}"#).unwrap();
@@ -131,11 +131,53 @@ async fn rules_are_published_and_kept() {
     let mut published = control.published();
     published.mark_unchanged();
     site.rules = rules::Rules::try_new(new).unwrap();
+    let site = site.of_tenant("acme").unwrap();
     control.put_site(&site, noon()).await.unwrap();
     assert!(published.has_changed().unwrap(), "gateways are told");
     control.close().await;
     let reopened = Control::open(folder.path()).await.unwrap();
     assert_eq!(reopened.site("shop"), Some(site));
+}
+
+#[tokio::test]
+async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays() {
+    use site_keys::{Deletion, NewKey, SITE_KEYS_MAX};
+    let (folder, control) = control().await;
+    assert!(matches!(control.create_site_key("shop", noon()).await.unwrap(), NewKey::UnknownSite));
+    let mut site = Site::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
+    control.put_site(&site, noon()).await.unwrap();
+    let mut published = control.published();
+    let mut ids = Vec::new();
+    for _ in 0..SITE_KEYS_MAX {
+        published.mark_unchanged();
+        let NewKey::Made(key, id) = control.create_site_key("shop", noon()).await.unwrap() else { panic!("no key") };
+        assert!(published.has_changed().unwrap(), "gateways are told");
+        assert!(key.reveal().len() == 47 && key.reveal().starts_with(&id), "{id}");
+        let kept = control.site("shop").unwrap().keys.into_iter().find(|kept| kept.id == id).unwrap();
+        assert_eq!((&kept.hash[..], kept.created), (key.hash().as_bytes(), noon()));
+        ids.push(id);
+    }
+    assert!(matches!(control.create_site_key("shop", noon()).await.unwrap(), NewKey::TooMany));
+
+    // What changes a site leaves its keys.
+    site.key_required = true;
+    control.put_site(&site, noon()).await.unwrap();
+    control.close().await;
+    let control = Control::open(folder.path()).await.unwrap();
+    let kept = control.site("shop").unwrap();
+    assert!(kept.key_required && kept.keys.len() == ids.len());
+
+    assert_eq!(control.delete_site_key("shop", "tlk_none").await.unwrap(), Deletion::Unknown);
+    let last = ids.pop().unwrap();
+    for id in &ids {
+        assert_eq!(control.delete_site_key("shop", id).await.unwrap(), Deletion::Deleted);
+    }
+    assert_eq!(control.delete_site_key("shop", &last).await.unwrap(), Deletion::Last);
+    assert_eq!(control.site("shop").unwrap().keys.len(), 1);
+    site.key_required = false;
+    control.put_site(&site, noon()).await.unwrap();
+    assert_eq!(control.delete_site_key("shop", &last).await.unwrap(), Deletion::Deleted);
+    assert_eq!(control.site("shop").unwrap().keys, []);
 }
 
 #[tokio::test]
@@ -304,7 +346,7 @@ async fn a_file_of_a_later_version_is_left_alone() {
     sqlx::query("PRAGMA user_version = 99").execute(&control.pool).await.unwrap();
     control.close().await;
     let error = Control::open(folder.path()).await.unwrap_err();
-    assert!(matches!(error, ControlError::Newer { found: 99, known: 4 }), "{error}");
+    assert!(matches!(error, ControlError::Newer { found: 99, known: 6 }), "{error}");
 }
 
 #[tokio::test]
@@ -326,5 +368,7 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     assert!(since > noon().as_millisecond() as u64 / 2, "it has events from before raw rows: {since}");
     let entered: i64 = sqlx::query_scalar("SELECT entered_ms FROM gateways").fetch_one(&control.pool).await.unwrap();
     assert_eq!(entered, 7, "an older version registered in Redis what it registered here");
-    assert_eq!(control.site("shop").unwrap().rules, rules::Rules::default());
+    let site = control.site("shop").unwrap();
+    assert_eq!((site.rules, site.tenant), (rules::Rules::default(), String::new()));
+    assert_eq!((site.keys, site.key_required), (Vec::new(), false));
 }

@@ -39,6 +39,10 @@ pub struct NewSite {
     raw: Option<Raw>,
     /// Without them a site keeps what it has, a new one gets the defaults.
     rules: Option<NewRules>,
+    /// Whose batches gateways limit together. Without it a site keeps what it has; "" is no tenant, as a new site has none.
+    tenant: Option<String>,
+    /// Whoever presents none of the site's keys is turned away. Without it a site keeps what it has; a new one has no keys, and `false`.
+    key_required: Option<bool>,
 }
 
 fn utc() -> String {
@@ -61,18 +65,31 @@ pub async fn put(
         .map_err(|error| Problem::invalid(error.to_string()))?;
     let rules = new.rules.map(Rules::try_new).transpose().map_err(|error| Problem::invalid(error.to_string()))?;
     if let Some(before) = dashboard.control.site(&site.name) {
-        (site.raw, site.rules) = (before.raw, before.rules);
+        (site.raw, site.rules, site.tenant) = (before.raw, before.rules, before.tenant);
+        (site.keys, site.key_required) = (before.keys, before.key_required);
+    }
+    if let Some(tenant) = new.tenant {
+        site = site.of_tenant(&tenant).map_err(|error| Problem::invalid(error.to_string()))?;
     }
     site.raw = new.raw.unwrap_or(site.raw);
     site.rules = rules.unwrap_or(site.rules);
+    site.key_required = new.key_required.unwrap_or(site.key_required);
+    if site.key_required && site.keys.is_empty() {
+        return Err(Problem::invalid(format!(
+            "key_required needs a key, or nobody could send anything: make one by POST /api/v2/sites/{}/keys first",
+            site.name.replace('/', "%2F")
+        )));
+    }
     dashboard.control.put_site(&site, Timestamp::now()).await?;
     Ok(Json(described(&dashboard, &site).await?))
 }
 
 async fn described(dashboard: &Dashboard, site: &Site) -> Result<Value, Problem> {
     // A site's name needs no escaping: it has no character that means something in HTML.
-    let snippet =
-        format!("<script defer src=\"{}/tideline.js\" data-site=\"{}\"></script>", dashboard.gateway_url, site.name);
+    // A key is not known any more once it was shown.
+    let key = if site.key_required { " data-key=\"KEY\"" } else { "" };
+    let (gateway, name) = (&dashboard.gateway_url, &site.name);
+    let snippet = format!("<script defer src=\"{gateway}/tideline.js\" data-site=\"{name}\"{key}></script>");
     let first_event = first_event_minute(dashboard, &site.name).await?;
     Ok(json!({
         "site_id": site.name,
@@ -80,6 +97,8 @@ async fn described(dashboard: &Dashboard, site: &Site) -> Result<Value, Problem>
         "origins": site.origins,
         "raw": site.raw,
         "rules": site.rules,
+        "tenant": site.tenant,
+        "key_required": site.key_required,
         "snippet": snippet,
         "first_event_at": first_event.map(minute_text),
     }))

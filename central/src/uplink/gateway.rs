@@ -176,8 +176,10 @@ fn retired(gateway: &str) -> Ended {
 }
 
 fn site(site: &sites::Site) -> Site {
-    let sites::Site { name, origins, timezone, raw, rules } = site.clone();
-    Site { name, origins, timezone, raw: raw.wire().into(), rules: Some(rules.wire()) }
+    let sites::Site { name, origins, timezone, raw, rules, tenant, keys, key_required } = site.clone();
+    let keys = keys.iter().map(|key| key.hash.to_vec()).collect();
+    let (raw, rules) = (raw.wire().into(), Some(rules.wire()));
+    Site { name, origins, timezone, raw, rules, tenant, keys, key_required }
 }
 
 /// At least one part, each of at most a chunk; a call's outcomes stay together and are far smaller.

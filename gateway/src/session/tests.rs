@@ -7,6 +7,7 @@ use proto::Message;
 use proto::agent::{Batch, Bye, ClientFrame, Event, Hello};
 use proto::sid::Sid;
 use proto::uplink::{self, Configuration, Salt, Site};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -207,6 +208,39 @@ async fn a_leaving_gateway_answers_what_is_in_flight_and_what_still_comes() {
         assert!(matches!(agent.frame().await, Frame::Ack(ack) if ack.seqs == [seq]));
     }
     assert!(matches!(agent.heard().await, Said::Closed(words) if words == "done"));
+}
+
+#[tokio::test]
+async fn a_session_whose_key_is_deleted_is_ended_and_one_with_another_key_goes_on() {
+    let (door, mut submissions) = door(WhenRedisIsAway::Refuse);
+    let keys = |keys: &[&str]| {
+        let mut new = configuration(door.ingest.clock.now_ms(), None);
+        new.sites[0].keys = keys.iter().map(|key| Sha256::digest(key.as_bytes()).to_vec()).collect();
+        new.sites[0].key_required = true;
+        door.ingest.sites.replace(&new).unwrap();
+    };
+    keys(&["first", "second"]);
+    let mut agents = Vec::new();
+    for key in ["first", "second", ""] {
+        let agent = Agent::connect(&door);
+        let hello = Hello { site: "shop".into(), key: key.into(), ..Default::default() };
+        agent.say(client_frame::Frame::Hello(hello)).await;
+        agents.push(agent);
+    }
+    let mut without = agents.pop().unwrap();
+    assert!(matches!(without.frame().await, Frame::Reject(reject) if reject.reason() == Reason::WrongKey));
+    assert!(matches!(without.heard().await, Said::Closed(words) if words == "wrong_key"));
+    for agent in &mut agents {
+        assert!(matches!(agent.frame().await, Frame::Welcome(_)));
+    }
+    keys(&["second"]);
+    for agent in &agents {
+        agent.batch(&door, 1).await;
+    }
+    assert!(matches!(agents[0].frame().await, Frame::Reject(reject) if reject.reason() == Reason::WrongKey));
+    assert!(matches!(agents[0].heard().await, Said::Closed(words) if words == "wrong_key"));
+    next(&mut submissions).await.waiter.answer();
+    assert!(matches!(agents[1].frame().await, Frame::Ack(ack) if ack.seqs == [1]));
 }
 
 #[tokio::test]

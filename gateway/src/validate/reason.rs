@@ -27,6 +27,9 @@ pub fn explain(reason: Reason) -> &'static str {
         Reason::Unavailable => {
             "this gateway takes no batches now: keep the batch and send it again, here later or to another gateway"
         }
+        Reason::WrongKey => {
+            "the site wants one of its keys, and what came has none or another: set `data-key` on the script tag, or `key` of Hello or Envelope"
+        }
         Reason::TooManyEvents => "the batch holds more than 10,000 events: close batches earlier",
         Reason::InvalidUtf8 => "a string of the batch is not UTF-8: encode text with TextEncoder",
         Reason::BadReference => {
@@ -91,6 +94,7 @@ pub fn label(reason: Reason) -> &'static str {
         Reason::SidExpired => "sid_expired",
         Reason::SidInFuture => "sid_in_future",
         Reason::Unavailable => "unavailable",
+        Reason::WrongKey => "wrong_key",
         Reason::TooManyEvents => "too_many_events",
         Reason::InvalidUtf8 => "invalid_utf8",
         Reason::BadReference => "bad_reference",

@@ -418,7 +418,7 @@ fn a_batch_refused_whole_keeps_what_the_agent_gave_up() {
 #[test]
 fn every_reason_is_explained_and_labelled_once() {
     let all = reasons();
-    assert_eq!(all.len(), 32);
+    assert_eq!(all.len(), 33);
     for &reason in &all {
         let expected = reason.as_str_name().trim_start_matches("REASON_").to_lowercase();
         assert_eq!(label(reason), expected);

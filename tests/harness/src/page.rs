@@ -79,7 +79,7 @@ impl Page {
 
     /// As [`Page::hello`], on a connection that may be gone.
     pub async fn try_hello(&mut self, site: &str) -> Result<(), Error> {
-        let hello = Hello { site: site.into(), agent_version: "test".into() };
+        let hello = Hello { site: site.into(), agent_version: "test".into(), ..Default::default() };
         self.try_send(client_frame::Frame::Hello(hello)).await
     }
 
@@ -134,7 +134,7 @@ impl Page {
 
 /// As it leaves now.
 pub fn envelope(batch: &Batch) -> Envelope {
-    Envelope { site: SITE.into(), regions_tried: Vec::new(), sent_ms: now_ms(), batch: batch.encode_to_vec() }
+    Envelope { site: SITE.into(), sent_ms: now_ms(), batch: batch.encode_to_vec(), ..Default::default() }
 }
 
 /// A batch of pageviews of these paths, at this time of the device.

@@ -30,7 +30,7 @@ impl Session {
     /// Connected as a page that names the certificate in this file by its hash, and welcome.
     pub async fn open(gateway: SocketAddr, certificate: &Path) -> Self {
         let mut session = Self::connect(gateway, certificate).await;
-        let hello = Hello { site: SITE.into(), agent_version: "test".into() };
+        let hello = Hello { site: SITE.into(), agent_version: "test".into(), ..Default::default() };
         session.send(client_frame::Frame::Hello(hello)).await;
         assert!(matches!(session.frame().await, Some(server_frame::Frame::Welcome(_))));
         session

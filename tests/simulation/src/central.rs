@@ -73,6 +73,9 @@ impl MemoryBooks {
             timezone: "Europe/Berlin".into(),
             raw: Raw::Central,
             rules: SiteRules::default(),
+            tenant: String::new(),
+            keys: Vec::new(),
+            key_required: false,
         };
         let mut published = Published { sites: [(SITE.to_owned(), site)].into(), ..Published::default() };
         // Every day that a run may see.

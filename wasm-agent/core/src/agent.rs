@@ -388,7 +388,7 @@ impl Agent {
     }
 
     fn refused(&mut self, reject: &Reject<'_>) {
-        if matches!(reject.reason, Reason::UNKNOWN_SITE | Reason::WRONG_ORIGIN) {
+        if matches!(reject.reason, Reason::UNKNOWN_SITE | Reason::WRONG_ORIGIN | Reason::WRONG_KEY) {
             self.phase = Phase::Stopped;
             return;
         }

@@ -23,6 +23,8 @@ impl Reason {
     pub const SID_IN_FUTURE: Self = Self(10);
     /// The gateway takes nothing now.
     pub const UNAVAILABLE: Self = Self(11);
+    /// The site wants one of its keys, and there was none or another.
+    pub const WRONG_KEY: Self = Self(12);
     /// The outbox had no room for the event.
     pub const OUTBOX_FULL: Self = Self(64);
     /// The batch was never sent, and now nobody would take it.

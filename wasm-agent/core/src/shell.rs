@@ -117,7 +117,7 @@ pub enum Command {
     Settled(Settled),
     /// Nothing to do for so many milliseconds, unless something is told to the agent before.
     Wait(u64),
-    /// Nothing to do, ever: the gateway knows the site not, or not with this origin; or the agent has not started.
+    /// Nothing to do, ever: the gateway knows the site not, or not with this origin or key; or the agent has not started.
     Stopped,
 }
 

@@ -67,6 +67,10 @@ pub(super) fn words(reason: u32) -> [&'static str; 2] {
         Some(Reason::Unavailable) => {
             ["Gateways took nothing, for longer than the page stayed", "Look at the gateways' /ready and their log"]
         }
+        Some(Reason::WrongKey) => [
+            "The page or app did not present one of the site's keys",
+            "Put a key of the site into data-key, or let key_required be false; an app with a key that was deleted needs a new one",
+        ],
         Some(Reason::TooManyEvents) => {
             ["More than 10,000 events in one batch", "Look for a script that sends events in a loop"]
         }
@@ -150,7 +154,7 @@ mod tests {
     #[test]
     fn every_reason_of_the_wire_has_its_words() {
         let known: Vec<u32> = (0..1000).filter(|&reason| known(reason).is_some()).collect();
-        assert_eq!(known.len(), 32);
+        assert_eq!(known.len(), 33);
         for reason in known.into_iter().skip(1) {
             let [what, advice] = words(reason);
             assert!(!what.is_empty() && !advice.is_empty(), "{}", name(reason));

@@ -248,7 +248,7 @@ fn golden_frames_of_the_core_are_still_written_and_read() {
     // The version in it is the crate's, so the bytes of today need not be those of the day they were kept.
     for (hello, version) in [(hello, crate::VERSION), (&golden("hello", hello), "0.1.0")] {
         let Some(Sent::Hello(read)) = wire::ClientFrame::decode(&hello[..]).unwrap().frame else { panic!("no hello") };
-        assert_eq!(read, wire::Hello { site: "demo".into(), agent_version: version.into() });
+        assert_eq!(read, wire::Hello { site: "demo".into(), agent_version: version.into(), key: String::new() });
     }
 
     assert_eq!(*batch, golden("batch", batch));

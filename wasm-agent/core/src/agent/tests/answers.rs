@@ -18,8 +18,8 @@ fn an_ack_of_several_settles_them_and_a_foreign_one_nothing() {
 }
 
 #[test]
-fn a_refusal_for_the_sites_or_the_origins_sake_stops_the_agent() {
-    for reason in [wire::Reason::UnknownSite, wire::Reason::WrongOrigin] {
+fn a_refusal_for_the_sites_the_origins_or_the_keys_sake_stops_the_agent() {
+    for reason in [wire::Reason::UnknownSite, wire::Reason::WrongOrigin, wire::Reason::WrongKey] {
         let mut device = Device::connected();
         let reject = wire::Reject { reason: reason.into(), message: "no such site".into(), ..Default::default() };
         let bytes = wire::ServerFrame { frame: Some(Said::Reject(reject)) }.encode_to_vec();
