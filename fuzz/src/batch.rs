@@ -2,8 +2,8 @@
 //! encoded `Batch`.
 
 use gateway::ingest::recorded;
-use gateway::source;
-use gateway::validate::{
+use gateway::ingest::source;
+use gateway::ingest::validate::{
     BatchHead, Clocks, Rules, Undecodable, ValidEvent, Validated, decode_batch, identity, personal_data, validate,
 };
 use proto::Message;

@@ -1,7 +1,7 @@
 //! What one WebSocket message or one `POST` holds. Input: any bytes, read as frame, as envelope and as batch.
 
-use gateway::answer::name_of;
-use gateway::validate::{decode_envelope, decode_frame};
+use gateway::delivery::answer::name_of;
+use gateway::ingest::validate::{decode_envelope, decode_frame};
 use proto::Message;
 use proto::agent::client_frame::Frame;
 use proto::agent::{Batch, ClientFrame, Envelope};

@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::Path;
 
-use gateway::log::Log;
+use gateway::delivery::log::Log;
 use regional_redis::{Lsn, Shard};
 use uuid::Uuid;
 
 const GATEWAY: Uuid = Uuid::from_bytes(*b"a fuzzed gateway");
 const SHARD: Shard = Shard(0);
-/// As gateway/src/log/segment.rs describes them.
+/// As gateway/src/delivery/log/segment.rs describes them.
 const HEADER_BYTES: usize = 64;
 const FIRST_AT: usize = 32;
 const SEED_AT: usize = 40;

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use gateway::address::{ForwardedHeader, TrustedProxies, client_address};
-use gateway::proxy_protocol::read_source;
+use gateway::door::address::{ForwardedHeader, TrustedProxies, client_address};
+use gateway::transports::proxy_protocol::read_source;
 use http::{HeaderMap, HeaderValue, header};
 use tokio::runtime::{Builder, Runtime};
 

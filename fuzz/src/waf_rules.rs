@@ -5,9 +5,9 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway::geo::Geo;
+use gateway::door::waf::{Asked, BadRules, Waf};
+use gateway::ingest::geo::Geo;
 use gateway::metrics::Metrics;
-use gateway::waf::{Asked, BadRules, Waf};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use prometheus_client::registry::Registry;
 

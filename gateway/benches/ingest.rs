@@ -7,14 +7,14 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gateway::cardinality::Cardinality;
 use gateway::clock::Clock;
 use gateway::config::Limits;
-use gateway::in_flight::InFlight;
+use gateway::delivery::log::Logged;
+use gateway::door::sites::{Credentials, Sites};
+use gateway::ingest::cardinality::Cardinality;
+use gateway::ingest::in_flight::InFlight;
+use gateway::ingest::user_agent::Agents;
 use gateway::ingest::{Client, Ingest};
-use gateway::log::Logged;
-use gateway::sites::{Credentials, Sites};
-use gateway::user_agent::Agents;
 use proto::Message;
 use proto::agent::{Batch, Envelope, Event};
 use proto::record::Record;
@@ -48,7 +48,7 @@ fn main() {
         ("encode a record for the log", &|| records.iter().for_each(|it| drop(black_box(it.encode_to_vec())))),
         ("merge 1,000 records into a call", &|| {
             for chunk in logged.chunks(1_000) {
-                drop(black_box(gateway::apply::merge(Lsn(chunk[0].lsn.0 - 1), chunk, &HashSet::new())));
+                drop(black_box(gateway::delivery::apply::merge(Lsn(chunk[0].lsn.0 - 1), chunk, &HashSet::new())));
             }
         }),
     ];
@@ -70,7 +70,7 @@ fn main() {
 
 fn ingest() -> Ingest {
     let clock = Clock::new();
-    let day = |ms| gateway::visitor::LocalDay::at(ms, &jiff::tz::TimeZone::UTC).to_string();
+    let day = |ms| gateway::ingest::visitor::LocalDay::at(ms, &jiff::tz::TimeZone::UTC).to_string();
     let now_ms = clock.now_ms();
     let sites = Sites::default();
     let site = Site {

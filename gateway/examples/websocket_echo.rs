@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
-use gateway::websocket::{accept, socket};
+use gateway::transports::websocket::{accept, socket};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;

@@ -9,7 +9,7 @@ use axum::routing::get;
 use http::{StatusCode, header};
 use prometheus_client::registry::Registry;
 
-use crate::overload::Overload;
+use crate::door::overload::Overload;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use regional_redis::Server;
 use serde::{Deserialize, Serialize};
 
-use crate::address::ForwardedHeader;
-use crate::capacity::WhenRedisIsAway;
+use crate::door::address::ForwardedHeader;
+use crate::door::capacity::WhenRedisIsAway;
 
 /// Settings of `tideline gateway`.
 #[derive(Clone, Debug, Deserialize, Serialize)]

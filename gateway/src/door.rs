@@ -1,4 +1,17 @@
 //! What every core shares: who a client is, and the way into the log.
+//!
+//! Cheapest first: [`overload`] says whether newcomers are let in at all, [`address`] whose a connection is, [`crowd`] whether they have
+//! too many already ([`networks`]: which belong together), [`waf`] what the operator does not want, [`sites`] whether the site is known and
+//! the page one of its own, [`throttle`] and [`capacity`] whether a batch is to come later.
+
+pub mod address;
+pub mod capacity;
+pub mod crowd;
+pub mod networks;
+pub mod overload;
+pub mod sites;
+pub mod throttle;
+pub mod waf;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,18 +26,18 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::address::{ForwardedHeader, TrustedProxies, client_address};
-use crate::answer::{self, Answer, Refusal};
-use crate::capacity::Capacity;
 use crate::config::Limits;
-use crate::crowd::{Crowd, Seat};
+use crate::delivery::answer::{self, Answer, Refusal};
+use crate::delivery::log::{Submission, Waiter};
+use crate::door::address::{ForwardedHeader, TrustedProxies, client_address};
+use crate::door::capacity::Capacity;
+use crate::door::crowd::{Crowd, Seat};
+use crate::door::overload::Overload;
+use crate::door::sites::{Admitted, Credentials};
+use crate::door::throttle::{ConnectionThrottle, Throttles};
+use crate::door::waf::{Asked, Blocked, Waf};
 use crate::ingest::{Accepted, Client, Ingest};
-use crate::log::{Submission, Waiter};
 use crate::metrics::Metrics;
-use crate::overload::Overload;
-use crate::sites::{Admitted, Credentials};
-use crate::throttle::{ConnectionThrottle, Throttles};
-use crate::waf::{Asked, Blocked, Waf};
 
 /// 64 MiB: 64 of the largest records there are, or hundreds of thousands of ordinary events.
 pub const ROOM_KIB: u32 = 64 * 1024;

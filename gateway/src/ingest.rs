@@ -1,4 +1,17 @@
 //! From a transmission to a record: everything that is not a function of the batch's bytes is resolved here, before the log.
+//!
+//! [`validate`] decodes and judges; [`source`], [`user_agent`], [`bots`], [`data_centres`], [`geo`] and [`visitor`] resolve what the
+//! bytes do not say; [`cardinality`] bounds how many things they name; [`in_flight`] holds the watermark back.
+
+pub mod bots;
+pub mod cardinality;
+pub mod data_centres;
+pub mod geo;
+pub mod in_flight;
+pub mod source;
+pub mod user_agent;
+pub mod validate;
+pub mod visitor;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,17 +21,16 @@ use proto::record::{Record, RecordedEvent};
 use proto::sid::Sid;
 use proto::uplink::{Automated, PersonalData, VisitDimensions};
 
-use crate::answer::Refusal;
-use crate::cardinality::{Cardinality, Replaced};
 use crate::clock::Clock;
-use crate::data_centres::DataCentres;
-use crate::geo::{Geo, Place};
-use crate::in_flight::{Admission, InFlight};
-use crate::sites::{Site, Sites, Table};
-use crate::source;
-use crate::user_agent::{Agents, DeviceInfo};
-use crate::validate::{self, BatchHead, Clocks, Remarks, Undecodable, ValidEvent, pace, personal_data};
-use crate::visitor::{LocalDay, SaltKey, VisitorId};
+use crate::delivery::answer::Refusal;
+use crate::door::sites::{Site, Sites, Table};
+use crate::ingest::cardinality::{Cardinality, Replaced};
+use crate::ingest::data_centres::DataCentres;
+use crate::ingest::geo::{Geo, Place};
+use crate::ingest::in_flight::{Admission, InFlight};
+use crate::ingest::user_agent::{Agents, DeviceInfo};
+use crate::ingest::validate::{BatchHead, Clocks, Remarks, Undecodable, ValidEvent, pace, personal_data};
+use crate::ingest::visitor::{LocalDay, SaltKey, VisitorId};
 
 /// Who is on the other end of a connection. Address and user agent are hashed and looked up; they are never stored.
 #[derive(Clone, Debug)]

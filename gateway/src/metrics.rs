@@ -8,9 +8,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use proto::agent::Reason;
 
-use crate::cardinality::{self, Replaced};
-use crate::sites::Unkeyed;
-use crate::validate::{Remarks, label};
+use crate::door::sites::Unkeyed;
+use crate::ingest::cardinality::{self, Replaced};
+use crate::ingest::validate::{Remarks, label};
 
 /// One reason of the ledger; there are some thirty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

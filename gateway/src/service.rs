@@ -20,30 +20,30 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use enter::{Entered, Surroundings, enter};
 
-use crate::address::TrustedProxies;
 use crate::admin::{self, Admin};
-use crate::apply::{Applier, ApplyError, Elsewhere, Start};
-use crate::capacity::Capacity;
-use crate::cardinality::Cardinality;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
-use crate::crowd::Crowd;
-use crate::data_centres::{BadList, DataCentres};
+use crate::delivery::apply::{Applier, ApplyError, Elsewhere, Start};
+use crate::delivery::folder::{Folder, FolderError, write_durably};
+use crate::delivery::log::{Log, LogError, Opened};
+use crate::door::address::TrustedProxies;
+use crate::door::capacity::Capacity;
+use crate::door::crowd::Crowd;
+use crate::door::overload::Overload;
+use crate::door::sites::Sites;
+use crate::door::throttle::Throttles;
+use crate::door::waf::{BadRules, Waf};
 use crate::door::{Door, ROOM_KIB};
-use crate::folder::{Folder, FolderError, write_durably};
-use crate::geo::{Geo, GeoError};
-use crate::in_flight::InFlight;
 use crate::ingest::Ingest;
-use crate::listen::{self, BindError, Ports, Secure};
-use crate::log::{Log, LogError, Opened};
+use crate::ingest::cardinality::Cardinality;
+use crate::ingest::data_centres::{BadList, DataCentres};
+use crate::ingest::geo::{Geo, GeoError};
+use crate::ingest::in_flight::InFlight;
+use crate::ingest::user_agent::{Agents, AgentsError};
 use crate::metrics::Metrics;
-use crate::overload::Overload;
-use crate::quic;
-use crate::sites::Sites;
-use crate::throttle::Throttles;
-use crate::tls::{Certificates, TlsError};
-use crate::user_agent::{Agents, AgentsError};
-use crate::waf::{BadRules, Waf};
+use crate::transports::listen::{self, BindError, Ports, Secure};
+use crate::transports::quic;
+use crate::transports::tls::{Certificates, TlsError};
 
 /// The one shard there is so far.
 const SHARD: Shard = Shard(0);

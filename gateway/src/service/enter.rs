@@ -9,17 +9,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Error, RETRY, SHARD};
-use crate::apply::{Entrance, Entry, Session};
 use crate::config::Config;
-use crate::delivery::Delivery;
-use crate::folder::Folder;
+use crate::delivery::apply::{Entrance, Entry, Session};
+use crate::delivery::folder::Folder;
+use crate::delivery::log::{Opened, Reader};
+use crate::delivery::processes::Processes;
+use crate::delivery::progress::Delivery;
+use crate::delivery::raw::Shipper;
+use crate::delivery::trim::Trimming;
+use crate::delivery::uplink::{self, Uplink};
 use crate::ingest::Ingest;
-use crate::log::{Opened, Reader};
 use crate::metrics::Metrics;
-use crate::processes::Processes;
-use crate::raw::Shipper;
-use crate::trim::Trimming;
-use crate::uplink::{self, Uplink};
 
 /// What an entering gateway finds.
 pub(super) struct Surroundings<'a> {

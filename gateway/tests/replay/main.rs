@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bench::{FakeCentral, GATEWAY, RunningGateway, entering};
-use gateway::apply::{ApplyError, Elsewhere, Entry, NotYet};
-use gateway::capacity::WhenRedisIsAway;
+use gateway::delivery::apply::{ApplyError, Elsewhere, Entry, NotYet};
+use gateway::door::capacity::WhenRedisIsAway;
 use redis_server::RedisServer;
 use regional_redis::{Approval, Link, Lsn};
 

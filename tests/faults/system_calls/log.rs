@@ -5,12 +5,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway::answer::Answer;
-use gateway::capacity::{Capacity, WhenRedisIsAway};
-use gateway::in_flight::InFlight;
-use gateway::log::{Allowed, Log, LogError, Logged, Opened, Submission, Trimmer, Waiter};
+use gateway::delivery::answer::Answer;
+use gateway::delivery::log::{Allowed, Log, LogError, Logged, Opened, Submission, Trimmer, Waiter};
+use gateway::delivery::outcomes::OutcomeLog;
+use gateway::door::capacity::{Capacity, WhenRedisIsAway};
+use gateway::ingest::in_flight::InFlight;
 use gateway::metrics::Metrics;
-use gateway::outcomes::OutcomeLog;
 use prometheus_client::registry::Registry;
 use proto::record::Record;
 use proto::sid::Sid;

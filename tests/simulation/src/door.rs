@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use bytes::Bytes;
 use gateway::door::{Door, Peer};
 use gateway::ingest::Client;
-use gateway::session::{self, Close, Gone, Received, Transport};
+use gateway::transports::session::{self, Close, Gone, Received, Transport};
 use prost::Message as _;
 use proto::agent::{Ack, Batch, ClientFrame, ServerFrame, client_frame, server_frame};
 use rand::rngs::StdRng;
@@ -95,7 +95,8 @@ impl Doors {
             let mut request = Request::post("/v1/batch").header("user-agent", USER_AGENT).header("origin", ORIGIN);
             request.extensions_mut()?.insert(Peer(address));
             let request = request.body(Body::from(body)).ok()?;
-            let answered = killed.run_until_cancelled_owned(gateway::post::batch(State(door), request)).await?;
+            let answered =
+                killed.run_until_cancelled_owned(gateway::transports::post::batch(State(door), request)).await?;
             let answer = axum::body::to_bytes(answered.into_body(), usize::MAX).await.ok()?;
             sleep_until(network.arrival()).await;
             (fate == Fate::Arrives).then_some(answer)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aggregator::{Central, Leader, Readiness};
-use gateway::capacity::WhenRedisIsAway;
+use gateway::door::capacity::WhenRedisIsAway;
 use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;

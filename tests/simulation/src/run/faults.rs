@@ -12,7 +12,7 @@ use super::{GATEWAYS, Lasts, MINUTE_MS, Simulation};
 use crate::disk;
 use crate::gateway as process;
 use crate::network::Weather;
-use gateway::capacity::WhenRedisIsAway;
+use gateway::door::capacity::WhenRedisIsAway;
 
 /// `ValueEnum` lists them.
 #[derive(Clone, Copy, Debug, ValueEnum)]
