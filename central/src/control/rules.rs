@@ -6,7 +6,8 @@ use proto::limits::{EVENT_NAME_BYTES_MAX, PROP_KEY_BYTES_MAX, PROP_VALUE_BYTES_M
 use proto::uplink;
 use serde::{Deserialize, Serialize};
 
-/// Rules that were checked. The default: no schema, personal data is redacted, nobody is told.
+/// Rules that were checked. The default: no schema, personal data is redacted, driven browsers are dropped, nobody is
+/// told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Rules(NewRules);
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_personal_data_is_redacted_and_nothing_else_happens() {
+    fn without_rules_personal_data_is_redacted_and_driven_browsers_are_dropped() {
         assert_eq!(
             json!(rules(json!({})).unwrap()),
             json!({"schema": null, "personal_data": "redact", "debug": false, "automated": "drop"})

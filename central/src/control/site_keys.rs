@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use sqlx::{Sqlite, Transaction};
 
 use super::{Control, ControlError};
 use crate::secret::Secret;
@@ -45,6 +46,18 @@ pub enum Deletion {
     Unknown,
 }
 
+/// Whether the site requires a key and has none: nobody could send anything.
+pub(super) async fn is_shut(transaction: &mut Transaction<'static, Sqlite>, site: &str) -> Result<bool, ControlError> {
+    let shut: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM sites
+         WHERE name = ? AND key_required = 1 AND NOT EXISTS (SELECT 1 FROM site_keys WHERE site = name)",
+    )
+    .bind(site)
+    .fetch_one(&mut **transaction)
+    .await?;
+    Ok(shut > 0)
+}
+
 impl Control {
     /// A new key of the site.
     pub async fn create_site_key(&self, site: &str, now: Timestamp) -> Result<NewKey, ControlError> {
@@ -84,14 +97,7 @@ impl Control {
         if deleted.rows_affected() == 0 {
             return Ok(Deletion::Unknown);
         }
-        let shut: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM sites
-             WHERE name = ? AND key_required = 1 AND NOT EXISTS (SELECT 1 FROM site_keys WHERE site = name)",
-        )
-        .bind(site)
-        .fetch_one(&mut *transaction)
-        .await?;
-        if shut > 0 {
+        if is_shut(&mut transaction, site).await? {
             return Ok(Deletion::Last); // and the transaction ends without it
         }
         transaction.commit().await?;

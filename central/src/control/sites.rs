@@ -119,8 +119,10 @@ impl Control {
         Some(if since_ms == 0 { 0 } else { since_ms.saturating_add(TOLD_WITHIN_MS) })
     }
 
-    /// Makes the site, or gives the one of its name all that can change; gateways are told at once.
-    pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<(), ControlError> {
+    /// Makes the site, or gives the one of its name all that can change; gateways are told at once. `false`, and nothing is changed: it
+    /// would require a key and has none.
+    pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<bool, ControlError> {
+        let mut transaction = self.write().await?;
         sqlx::query(
             "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms, rules, tenant, key_required)
              VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END, ?6, ?7, ?8)
@@ -137,9 +139,14 @@ impl Control {
         .bind(serde_json::json!(site.rules).to_string())
         .bind(&site.tenant)
         .bind(site.key_required)
-        .execute(&self.pool)
+        .execute(&mut *transaction)
         .await?;
-        self.publish().await
+        if super::site_keys::is_shut(&mut transaction, &site.name).await? {
+            return Ok(false);
+        }
+        transaction.commit().await?;
+        self.publish().await?;
+        Ok(true)
     }
 
     pub(super) async fn read_sites(&self) -> Result<BTreeMap<String, Site>, ControlError> {

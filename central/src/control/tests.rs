@@ -146,6 +146,9 @@ async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays()
     assert!(matches!(control.create_site_key("shop", noon()).await.unwrap(), NewKey::UnknownSite));
     let mut site = Site::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
     control.put_site(&site, noon()).await.unwrap();
+    let shut = Site { key_required: true, ..site.clone() };
+    assert!(!control.put_site(&shut, noon()).await.unwrap(), "it has no key yet");
+    assert_eq!(control.site("shop"), Some(site.clone()));
     let mut published = control.published();
     let mut ids = Vec::new();
     for _ in 0..SITE_KEYS_MAX {
@@ -161,7 +164,7 @@ async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays()
 
     // What changes a site leaves its keys.
     site.key_required = true;
-    control.put_site(&site, noon()).await.unwrap();
+    assert!(control.put_site(&site, noon()).await.unwrap());
     control.close().await;
     let control = Control::open(folder.path()).await.unwrap();
     let kept = control.site("shop").unwrap();

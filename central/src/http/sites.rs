@@ -66,7 +66,7 @@ pub async fn put(
     let rules = new.rules.map(Rules::try_new).transpose().map_err(|error| Problem::invalid(error.to_string()))?;
     if let Some(before) = dashboard.control.site(&site.name) {
         (site.raw, site.rules, site.tenant) = (before.raw, before.rules, before.tenant);
-        (site.keys, site.key_required) = (before.keys, before.key_required);
+        site.key_required = before.key_required;
     }
     if let Some(tenant) = new.tenant {
         site = site.of_tenant(&tenant).map_err(|error| Problem::invalid(error.to_string()))?;
@@ -74,13 +74,12 @@ pub async fn put(
     site.raw = new.raw.unwrap_or(site.raw);
     site.rules = rules.unwrap_or(site.rules);
     site.key_required = new.key_required.unwrap_or(site.key_required);
-    if site.key_required && site.keys.is_empty() {
+    if !dashboard.control.put_site(&site, Timestamp::now()).await? {
         return Err(Problem::invalid(format!(
             "key_required needs a key, or nobody could send anything: make one by POST /api/v2/sites/{}/keys first",
             site.name.replace('/', "%2F")
         )));
     }
-    dashboard.control.put_site(&site, Timestamp::now()).await?;
     Ok(Json(described(&dashboard, &site).await?))
 }
 

@@ -166,7 +166,7 @@ mod tests {
     }
 
     fn admit(table: &Table, site: &str, origin: Option<&str>) -> Result<Admitted, Reason> {
-        table.admit(Credentials { site, key: Presented::Nothing }, origin)
+        table.admit(Credentials { site, key: Presented::Missing }, origin)
     }
 
     #[test]

@@ -38,10 +38,9 @@ const BACKLOG: i32 = 4096;
 const DRAIN_MAX: Duration = Duration::from_secs(8);
 /// Sockets fail to be accepted when files run out; a pause lets some close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Newcomers that begin at once. Then those who are connected have the core for as long as that took, so that a flood of newcomers takes
-/// no more than half of it.
+/// Newcomers that begin at once: a flood of them waits in the system's queue, not in the core's before those who are connected.
 const NEWCOMERS_AT_ONCE: usize = 8;
-/// However long that was.
+/// The longest that a core takes no newcomers between two such groups.
 const REST_MAX: Duration = Duration::from_millis(20);
 /// Two ports of one number, of which the system chooses the first: as often the second is tried.
 const SAME_PORT_TRIES: usize = 16;
@@ -177,26 +176,30 @@ pub async fn serve(ports: Ports, door: Arc<Door>) -> io::Result<()> {
             () = core.door.stop.cancelled() => break,
             Ok(()) = limits.changed() => (core.http1, core.http2) = protocols(&limits.borrow_and_update()),
             accepted = plain.accept() => match accepted {
-                Ok((stream, peer)) if admits() => drop(connections.spawn(core.clone().plain(stream, peer))),
+                Ok((stream, peer)) if admits() => {
+                    newcomers += 1;
+                    connections.spawn(core.clone().plain(stream, peer));
+                }
                 Ok(_) => {}
                 Err(error) => pause(&error).await,
             },
             accepted = accept(secure.as_ref()) => match accepted {
                 Ok((stream, peer, tls)) if admits() => {
-                    drop(connections.spawn(core.clone().secure(stream, peer, tls)));
+                    newcomers += 1;
+                    connections.spawn(core.clone().secure(stream, peer, tls));
                 }
                 Ok(_) => {}
                 Err(error) => pause(&error).await,
             },
             Some(arrived) = next(quic.as_mut()) => {
                 if admits() {
+                    newcomers += 1;
                     connections.spawn(http3::connection(arrived, core.router.clone(), Arc::clone(&core.door)));
                 } else {
                     arrived.refuse();
                 }
             }
         }
-        newcomers += 1;
         if newcomers == NEWCOMERS_AT_ONCE {
             newcomers = 0;
             rest().await;
@@ -220,7 +223,7 @@ pub async fn serve(ports: Ports, door: Arc<Door>) -> io::Result<()> {
     Ok(())
 }
 
-/// Newcomers begin now; then the core is that of the others.
+/// The core has its turn with everybody; then no newcomers come for as long as that took, a millisecond at least.
 async fn rest() {
     let began = Instant::now();
     tokio::task::yield_now().await;

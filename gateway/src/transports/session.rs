@@ -97,7 +97,7 @@ pub async fn serve(transport: impl Transport, client: Client, door: Arc<Door>) {
         door,
         throttle,
         site: None,
-        key: Presented::Nothing,
+        key: Presented::Missing,
         answers,
         answer_to,
         in_flight: 0,

@@ -22,9 +22,9 @@ pub struct Credentials<'a> {
 #[derive(Clone, Copy)]
 pub enum Presented {
     /// None at all.
-    Nothing,
-    /// What cannot be one.
-    NoKey,
+    Missing,
+    /// Longer than any key.
+    TooLong,
     /// Its SHA-256.
     Hashed(Hash),
 }
@@ -61,9 +61,9 @@ impl Presented {
     /// As it came; empty is none.
     pub fn new(key: &str) -> Self {
         match key.len() {
-            0 => Self::Nothing,
+            0 => Self::Missing,
             1..=KEY_BYTES_MAX => Self::Hashed(hash_of(key)),
-            _ => Self::NoKey,
+            _ => Self::TooLong,
         }
     }
 }
@@ -97,9 +97,9 @@ impl Keys {
     /// Whether this opens the site. `Some`: it does only because no key is required.
     pub(super) fn judge(&self, presented: &Presented) -> Result<Option<Unkeyed>, Reason> {
         let unkeyed = match presented {
-            Presented::Nothing => Unkeyed::Missing,
+            Presented::Missing => Unkeyed::Missing,
             Presented::Hashed(hash) if self.hold(hash) => return Ok(None),
-            Presented::Hashed(_) | Presented::NoKey => Unkeyed::Wrong,
+            Presented::Hashed(_) | Presented::TooLong => Unkeyed::Wrong,
         };
         match (self.required, self.hashes.is_empty()) {
             (true, _) => Err(Reason::WrongKey),

@@ -48,7 +48,8 @@ impl<S> Paced<S> {
 
     /// There was a message.
     pub fn finished(&mut self) {
-        (self.read, self.since, self.pause_at) = (0, Instant::now(), self.message_bytes_max / UNPAUSED);
+        (self.read, self.since) = (0, Instant::now());
+        (self.pause_at, self.pause) = (self.message_bytes_max / UNPAUSED, None);
     }
 
     /// Whether it was cut because there was none.
