@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::audit;
 use harness::load::{Load, Plan, Sent};
-use harness::page::{Page, now_ms, pageviews, sid};
+use harness::page::{Page, now_ms, one_by_one, pageviews, sid};
 use harness::region::{Region, Role};
 use harness::strace::Death;
 use proto::agent::Batch;
@@ -60,7 +60,7 @@ async fn send(gateway: &Role, batch: &Batch) {
 /// A batch whose group spans several pages of the file.
 fn long_batch(stream: proto::sid::Sid, seq: u32) -> Batch {
     let paths: Vec<String> = (0..120).map(|at| format!("/{}{at}", "long".repeat(50))).collect();
-    pageviews(stream, seq, now_ms(), &paths.iter().map(String::as_str).collect::<Vec<_>>())
+    one_by_one(pageviews(stream, seq, now_ms(), &paths.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
 /// What reached the disk of a group that lies from `begin` to `end` in the file.
@@ -147,7 +147,7 @@ fn large_record(stream: proto::sid::Sid, seq: u32) -> Batch {
     let path = format!("/{}", "large".repeat(380));
     let mut batch = pageviews(stream, seq, now_ms(), &[&path]);
     batch.events = vec![batch.events[0].clone(); 500];
-    batch
+    one_by_one(batch)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Plan, Shared};
 use crate::ORIGIN;
-use crate::page::{Page, Visitor, envelope, now_ms, sid};
+use crate::page::{APART_MS, Page, Visitor, envelope, now_ms, sid};
 
 /// As many as an agent may have in flight.
 const IN_FLIGHT_MAX: usize = 8;
@@ -214,7 +214,8 @@ impl Agent {
         let mut strings = vec!["Signup".to_owned(), PAGEVIEW.to_owned(), format!("{ORIGIN}/signup")];
         strings.extend((1..self.plan.events).map(|event| format!("{ORIGIN}/page/{}", path(event))));
         let signup = Event { name: 1, url: 3, ..Default::default() };
-        let views = (4..).take(self.plan.events as usize - 1).map(|url| Event { name: 2, url, ..Default::default() });
+        let view = |url| Event { name: 2, url, delta_ms: APART_MS.into(), ..Default::default() };
+        let views = (4..).take(self.plan.events as usize - 1).map(view);
         let mut events: Vec<Event> = std::iter::once(signup).chain(views).collect();
         // What must not be counted stands among what must.
         let wrong = match (self.number + self.seq) % 6 {
@@ -230,7 +231,7 @@ impl Agent {
         Batch {
             sid: self.stream.as_bytes().to_vec(),
             seq: self.seq,
-            base_ms: now_ms(),
+            base_ms: now_ms() - u64::from(APART_MS * self.plan.events),
             strings,
             events,
             ..Default::default()
