@@ -72,7 +72,7 @@ test('a key goes into a Hello, whatever its length, and no key changes nothing',
   for (const length of [1, 47, 300]) {
     const frame = withKey(hello, 'k'.repeat(length));
     const key = [0x1a, ...varint(length), ...Array(length).fill(0x6b)];
-    assert.deepEqual([frame[0], ...unwrapped(frame)], [0x0a, ...key, ...unwrapped(hello)]);
+    assert.deepEqual([frame[0], ...unwrapped(frame)], [0x0a, ...unwrapped(hello), ...key]);
   }
 });
 
