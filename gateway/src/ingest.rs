@@ -116,13 +116,15 @@ impl Ingest {
 
     /// By what it shows that a program made the batch, if it does.
     fn program(&self, site: &Site, client: &Client, batch: &Batch) -> Option<Reason> {
-        let signs = [
-            (client.device.bot, Reason::Bot),
-            (batch.automated && site.rules.automated == Automated::Drop, Reason::Automated),
-            (self.data_centres.contain(client.address), Reason::DataCentre),
-            (pace::is_impossible(batch), Reason::ImpossibleTiming),
-        ];
-        signs.into_iter().find(|(shows, _)| *shows).map(|(_, reason)| reason)
+        if client.device.bot {
+            Some(Reason::Bot)
+        } else if batch.automated && site.rules.automated == Automated::Drop {
+            Some(Reason::Automated)
+        } else if self.data_centres.contain(client.address) {
+            Some(Reason::DataCentre)
+        } else {
+            pace::is_impossible(batch).then_some(Reason::ImpossibleTiming)
+        }
     }
 
     /// `None` when central has sent no salt: a visitor cannot be told from another then.

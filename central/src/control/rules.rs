@@ -1,4 +1,5 @@
-//! Rules of a site: which events it knows, what becomes of personal data and of driven browsers, whether its pages are told. Gateways hold to them.
+//! Rules of a site: which events it knows, what becomes of personal data and of driven browsers, whether its pages are told.
+//! Gateways hold to them.
 
 use std::collections::BTreeMap;
 

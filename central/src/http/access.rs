@@ -111,17 +111,23 @@ fn is_origin_of(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
     })
 }
 
+/// Turns away a key of one site, which cannot do what is for all of them.
+pub(super) fn of_all_sites(principal: &Principal, what: &str) -> Result<(), Problem> {
+    match principal.sees_all() {
+        true => Ok(()),
+        false => {
+            let message = format!("a key of one site cannot {what}; use a key of all sites");
+            Err(Problem::new(StatusCode::FORBIDDEN, message))
+        }
+    }
+}
+
 /// `POST /api/v2/sign-in-links`
 pub async fn create_link(
     State(dashboard): State<Arc<Dashboard>>,
     KeyHolder(principal): KeyHolder,
 ) -> Result<Json<Value>, Problem> {
-    if !principal.sees_all() {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "a key of one site cannot sign anyone in; use a key of all sites",
-        ));
-    }
+    of_all_sites(&principal, "sign anyone in")?;
     let (token, expires) = dashboard.control.create_link(&principal.name, Timestamp::now()).await?;
     let url = format!("{}/sign-in?token={}", dashboard.public_url, token.reveal());
     Ok(Json(json!({ "url": url, "expires_at": expires.to_string() })))

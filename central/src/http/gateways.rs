@@ -12,17 +12,17 @@ use serde_json::{Value, json};
 
 use super::{
     Dashboard, Problem,
-    access::{Caller, KeyHolder},
+    access::{Caller, KeyHolder, of_all_sites},
 };
 use crate::{
-    control::{access::Principal, gateways::Retirement},
+    control::gateways::Retirement,
     query::audit::{self, Position},
 };
 
 /// `GET /api/v2/gateways`: `{gateways: [{id, region, registered_at, entered_at, retired_at, last_batch_at,
 /// shards: [{gateway, shard, accepted, raw}]}]}`; `accepted` and `raw` are the last records of its log that flushes and raw rows have brought up.
 pub async fn list(State(dashboard): State<Arc<Dashboard>>, Caller(principal): Caller) -> Result<Json<Value>, Problem> {
-    check(&principal)?;
+    of_all_sites(&principal, "see or retire gateways")?;
     let positions = audit::reach(&dashboard.store, &BTreeSet::new()).await?.positions;
     let arrivals = audit::last_arrivals(&dashboard.store).await?;
     let gateways = dashboard.control.all_gateways().await?;
@@ -49,7 +49,7 @@ pub async fn retire(
     KeyHolder(principal): KeyHolder,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    check(&principal)?;
+    of_all_sites(&principal, "see or retire gateways")?;
     let id = id.to_ascii_lowercase();
     let known = dashboard.control.all_gateways().await?;
     let region = known.iter().find(|gateway| gateway.id == id).map(|gateway| gateway.region.clone());
@@ -90,11 +90,4 @@ async fn warnings(dashboard: &Dashboard, region: &str, id: &str) -> Result<Vec<S
         }
     }
     Ok(warnings)
-}
-
-fn check(principal: &Principal) -> Result<(), Problem> {
-    match principal.sees_all() {
-        true => Ok(()),
-        false => Err(Problem::new(StatusCode::FORBIDDEN, "gateways are for a key of all sites")),
-    }
 }

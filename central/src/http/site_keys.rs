@@ -10,11 +10,11 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Dashboard, Problem, access::Caller};
-use crate::control::{
-    access::Principal,
-    site_keys::{Deletion, NewKey, SITE_KEYS_MAX},
+use super::{
+    Dashboard, Problem,
+    access::{Caller, of_all_sites},
 };
+use crate::control::site_keys::{Deletion, NewKey, SITE_KEYS_MAX, SiteKey};
 
 /// `GET /api/v2/sites/{site}/keys`: `{keys: [{id, created_at}], key_required}`; the id is the key's beginning.
 pub async fn list(
@@ -22,9 +22,9 @@ pub async fn list(
     Caller(principal): Caller,
     Path(site): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    check(&principal)?;
+    of_all_sites(&principal, "see or change the keys of sites")?;
     let site = dashboard.control.site(&site).ok_or_else(|| unknown_site(&site))?;
-    let key = |key: &crate::control::site_keys::SiteKey| json!({ "id": key.id, "created_at": key.created.to_string() });
+    let key = |key: &SiteKey| json!({ "id": key.id, "created_at": key.created.to_string() });
     let keys: Vec<_> = site.keys.iter().map(key).collect();
     Ok(Json(json!({ "keys": keys, "key_required": site.key_required })))
 }
@@ -35,7 +35,7 @@ pub async fn create(
     Caller(principal): Caller,
     Path(site): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    check(&principal)?;
+    of_all_sites(&principal, "see or change the keys of sites")?;
     // As it is kept: to the millisecond.
     let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap_or(Timestamp::UNIX_EPOCH);
     match dashboard.control.create_site_key(&site, now).await? {
@@ -56,7 +56,7 @@ pub async fn delete(
     Caller(principal): Caller,
     Path((site, id)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
-    check(&principal)?;
+    of_all_sites(&principal, "see or change the keys of sites")?;
     if dashboard.control.site(&site).is_none() {
         return Err(unknown_site(&site));
     }
@@ -80,11 +80,4 @@ fn unknown_site(site: &str) -> Problem {
         StatusCode::NOT_FOUND,
         format!("site {site:?} is not known here; GET /api/v2/sites lists those that are"),
     )
-}
-
-fn check(principal: &Principal) -> Result<(), Problem> {
-    match principal.sees_all() {
-        true => Ok(()),
-        false => Err(Problem::new(StatusCode::FORBIDDEN, "the keys of sites are for a key of all sites")),
-    }
 }

@@ -3,12 +3,15 @@
 use std::sync::{Arc, PoisonError};
 
 use axum::{Json, extract::State};
-use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Dashboard, Problem, access::Caller, json::JsonBody};
+use super::{
+    Dashboard, Problem,
+    access::{Caller, of_all_sites},
+    json::JsonBody,
+};
 use crate::{
     control::{
         rules::{NewRules, Rules},
@@ -55,12 +58,7 @@ pub async fn put(
     Caller(principal): Caller,
     JsonBody(new): JsonBody<NewSite>,
 ) -> Result<Json<Value>, Problem> {
-    if !principal.sees_all() {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "a key of one site cannot change sites; use a key of all sites",
-        ));
-    }
+    of_all_sites(&principal, "change sites")?;
     let mut site = Site::try_new(&new.site_id, &new.origins, &new.timezone)
         .map_err(|error| Problem::invalid(error.to_string()))?;
     let rules = new.rules.map(Rules::try_new).transpose().map_err(|error| Problem::invalid(error.to_string()))?;

@@ -168,7 +168,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::transports::tls::Certificates;
+    use crate::transports::tls;
 
     const WAIT_MAX: Duration = Duration::from_secs(20);
 
@@ -192,11 +192,8 @@ mod tests {
     #[tokio::test]
     async fn under_load_a_client_proves_its_address_before_its_handshake_begins() {
         let folder = tempfile::tempdir().unwrap();
-        let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
-        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        std::fs::write(&chain, made.cert.pem()).unwrap();
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        let crypto = Certificates::open(&chain, &key).unwrap().quic().unwrap();
+        let (chain, key) = tls::tests::write(folder.path(), "certificate");
+        let crypto = tls::Certificates::open(&chain, &key).unwrap().quic().unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let (_limits, limits) = watch::channel(Limits::default());

@@ -184,10 +184,11 @@ fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn write(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    /// A certificate of this machine and its key, each in a file of this name.
+    pub fn write(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
         std::fs::write(&chain, made.cert.pem()).unwrap();

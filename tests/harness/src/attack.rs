@@ -1,7 +1,8 @@
 //! Hostile traffic on a gateway that well-behaved pages use: what they notice of it, and what the gateway keeps for it.
 //!
-//! Attackers are a process of their own ([`flood`]), which computes while nobody else has anything to do: theirs would be other machines. They come from addresses of
-//! 127.66.0.0/15, which no proxy vouches for; the pages come through one. One [`Kind`] after another, each in a file with its relatives.
+//! Attackers are a process of their own ([`flood`]), which computes while nobody else has anything to do: theirs would be other
+//! machines. They come from addresses of 127.66.0.0/15, which no proxy vouches for; the pages come through one. One [`Kind`] after
+//! another, each in a file with its relatives.
 
 pub mod flood;
 mod garbage;

@@ -138,7 +138,7 @@ pub fn envelope(batch: &Batch) -> Envelope {
 }
 
 /// Between two pageviews, milliseconds: of more than 20 a second nobody believes that a person opened them.
-pub const APART_MS: u32 = 100;
+const APART_MS: u32 = 100;
 
 /// The batch with its events one after the other, the last at the time at which all of them were.
 pub fn one_by_one(mut batch: Batch) -> Batch {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Plan, Shared};
 use crate::ORIGIN;
-use crate::page::{APART_MS, Page, Visitor, envelope, now_ms, sid};
+use crate::page::{Page, Visitor, envelope, now_ms, one_by_one, sid};
 
 /// As many as an agent may have in flight.
 const IN_FLIGHT_MAX: usize = 8;
@@ -214,8 +214,7 @@ impl Agent {
         let mut strings = vec!["Signup".to_owned(), PAGEVIEW.to_owned(), format!("{ORIGIN}/signup")];
         strings.extend((1..self.plan.events).map(|event| format!("{ORIGIN}/page/{}", path(event))));
         let signup = Event { name: 1, url: 3, ..Default::default() };
-        let view = |url| Event { name: 2, url, delta_ms: APART_MS.into(), ..Default::default() };
-        let views = (4..).take(self.plan.events as usize - 1).map(view);
+        let views = (4..).take(self.plan.events as usize - 1).map(|url| Event { name: 2, url, ..Default::default() });
         let mut events: Vec<Event> = std::iter::once(signup).chain(views).collect();
         // What must not be counted stands among what must.
         let wrong = match (self.number + self.seq) % 6 {
@@ -228,14 +227,14 @@ impl Agent {
             let [name, url] = [strings.len() as u32 - 1, strings.len() as u32];
             events.insert(events.len() / 2, Event { name, url, ..Default::default() });
         }
-        Batch {
+        one_by_one(Batch {
             sid: self.stream.as_bytes().to_vec(),
             seq: self.seq,
-            base_ms: now_ms() - u64::from(APART_MS * self.plan.events),
+            base_ms: now_ms(),
             strings,
             events,
             ..Default::default()
-        }
+        })
     }
 
     async fn transmit(&self, page: &mut Page, batch: &Batch) -> Result<(), ()> {
