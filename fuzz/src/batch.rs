@@ -4,7 +4,8 @@
 use gateway::ingest::recorded;
 use gateway::ingest::source;
 use gateway::ingest::validate::{
-    BatchHead, Clocks, Rules, Undecodable, ValidEvent, Validated, decode_batch, identity, personal_data, validate,
+    BatchHead, Clocks, Rules, Undecodable, ValidEvent, Validated, decode_batch, identity, pace, personal_data, refuse,
+    validate,
 };
 use proto::Message;
 use proto::agent::{Batch, GivenUp, Reason};
@@ -37,6 +38,10 @@ fn decoded(batch: &Batch, clocks: Clocks) {
     assert!(valid.refused.is_none() || valid.events.is_empty(), "a refused batch counts nothing");
     assert!(valid.events.iter().is_sorted_by(|a, b| a.index < b.index), "in the order of the batch, each once");
     valid.events.iter().for_each(|event| fits(event, batch, clocks));
+    let reason = if pace::is_impossible(batch) { Reason::ImpossibleTiming } else { Reason::Bot };
+    let refused = refuse(batch, reason);
+    assert_eq!(events_of_the_batch(&refused.dropped), batch.events.len() as u64, "all of a program's are dropped");
+    assert_eq!(given_up(&refused.dropped), reported(&batch.given_up), "and what the agent gave up is in the ledger");
     if identified(&batch.sid, batch.seq, batch.class, clocks) {
         record_fits(batch, &valid, clocks);
     }
