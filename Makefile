@@ -3,7 +3,8 @@
 # make build   builds only (release)
 # make check   format, lints and documentation, all warnings denied
 # make torture CYCLES=200   kills, stops and starves a region of real processes under load, and prints a table
-# make attack  hostile traffic of twelve kinds, and what a busy machine alone does, on a gateway with 200 pages: what they notice, SECONDS=20 each; ARGS='--only botnet'
+# make attack  hostile traffic of twelve kinds on a gateway with 200 pages, and two busy cores alone: what pages notice, SECONDS=20 each;
+#              ARGS='--only botnet'
 # make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle. ARGS=--controls leaves out each rule in turn
 # make bench   what an event costs the gateway, in CPU time
 # make fuzz    throws bytes at everything that reads them from outside, SECONDS=600 a target; TARGET=batch for one
