@@ -7,7 +7,7 @@ use proto::origin::{BadOrigin, SiteOrigin};
 
 use super::{Control, ControlError, rules::Rules, site_keys::SiteKey};
 
-/// A site whose parts were checked.
+/// A site as it is published.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Site {
     /// Letters, digits and `. - _ /`, 100 at most.
@@ -26,6 +26,25 @@ pub struct Site {
     pub keys: Vec<SiteKey>,
     /// Whoever presents none of them is turned away.
     pub key_required: bool,
+}
+
+/// A site to make or to change, its parts checked: what is `None` stays as it is, and a new site gets the default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteChange {
+    /// As [`Site::name`].
+    pub name: String,
+    /// As [`Site::origins`].
+    pub origins: Vec<String>,
+    /// As [`Site::timezone`].
+    pub timezone: String,
+    /// As [`Site::raw`].
+    pub raw: Option<Raw>,
+    /// As [`Site::rules`].
+    pub rules: Option<Rules>,
+    /// As [`Site::tenant`].
+    pub tenant: Option<String>,
+    /// As [`Site::key_required`].
+    pub key_required: Option<bool>,
 }
 
 /// Where the raw rows of a site go.
@@ -81,7 +100,7 @@ const ORIGINS_MAX: usize = 100;
 /// Gateways hear of a change at once, and those that miss it within the hour (`uplink/gateway.rs`).
 const TOLD_WITHIN_MS: u64 = 60 * 60 * 1000;
 
-impl Site {
+impl SiteChange {
     /// Checks every part and brings the origins into a browser's form.
     pub fn try_new(name: &str, origins: &[String], timezone: &str) -> Result<Self, SiteError> {
         if !is_name(name) {
@@ -94,22 +113,25 @@ impl Site {
         let origins = origins.iter().map(form).collect::<Result<_, _>>()?;
         TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
         let (name, timezone) = (name.to_owned(), timezone.to_owned());
-        let (raw, rules, tenant) = (Raw::default(), Rules::default(), String::new());
-        Ok(Self { name, origins, timezone, raw, rules, tenant, keys: Vec::new(), key_required: false })
+        Ok(Self { name, origins, timezone, raw: None, rules: None, tenant: None, key_required: None })
     }
 
-    /// The same site of this tenant; of none if it is empty.
+    /// The same, of this tenant; of none if it is empty.
     pub fn of_tenant(self, tenant: &str) -> Result<Self, SiteError> {
         if !tenant.is_empty() && !is_name(tenant) {
             return Err(SiteError::Tenant(tenant.to_owned()));
         }
-        Ok(Self { tenant: tenant.to_owned(), ..self })
+        Ok(Self { tenant: Some(tenant.to_owned()), ..self })
     }
 }
 
 fn is_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
     !name.is_empty() && name.len() <= NAME_CHARACTERS_MAX && name.chars().all(allowed)
+}
+
+fn in_json(rules: &Rules) -> String {
+    serde_json::json!(rules).to_string()
 }
 
 impl Control {
@@ -119,34 +141,37 @@ impl Control {
         Some(if since_ms == 0 { 0 } else { since_ms.saturating_add(TOLD_WITHIN_MS) })
     }
 
-    /// Makes the site, or gives the one of its name all that can change; gateways are told at once. `false`, and nothing is changed: it
-    /// would require a key and has none.
-    pub async fn put_site(&self, site: &Site, now: Timestamp) -> Result<bool, ControlError> {
+    /// Makes the site or changes it; gateways are told at once. `None`, and nothing is changed: it would require a key and has none.
+    pub async fn put_site(&self, change: &SiteChange, now: Timestamp) -> Result<Option<Site>, ControlError> {
         let mut transaction = self.write().await?;
+        // What is left out is what the row has in this moment: of two changes at once, none takes the other back.
         sqlx::query(
             "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms, rules, tenant, key_required)
-             VALUES (?1, ?2, ?3, ?4, ?5, CASE ?5 WHEN 'central' THEN 0 END, ?6, ?7, ?8)
+             VALUES (?1, ?2, ?3, ?4, coalesce(?5, ?9), CASE coalesce(?5, ?9) WHEN 'central' THEN 0 END,
+                     coalesce(?6, ?10), coalesce(?7, ''), coalesce(?8, FALSE))
              ON CONFLICT (name) DO UPDATE
-             SET timezone = excluded.timezone, origins = excluded.origins, raw = excluded.raw, rules = excluded.rules,
-                 tenant = excluded.tenant, key_required = excluded.key_required,
-                 raw_since_ms = CASE WHEN excluded.raw = 'none' THEN NULL WHEN raw = 'central' THEN raw_since_ms ELSE ?4 END",
+             SET timezone = excluded.timezone, origins = excluded.origins, raw = coalesce(?5, raw), rules = coalesce(?6, rules),
+                 tenant = coalesce(?7, tenant), key_required = coalesce(?8, key_required),
+                 raw_since_ms = CASE coalesce(?5, raw) WHEN 'none' THEN NULL ELSE iif(raw = 'central', raw_since_ms, ?4) END",
         )
-        .bind(&site.name)
-        .bind(&site.timezone)
-        .bind(serde_json::Value::from(site.origins.clone()).to_string())
+        .bind(&change.name)
+        .bind(&change.timezone)
+        .bind(serde_json::Value::from(change.origins.clone()).to_string())
         .bind(now.as_millisecond())
-        .bind(site.raw.name())
-        .bind(serde_json::json!(site.rules).to_string())
-        .bind(&site.tenant)
-        .bind(site.key_required)
+        .bind(change.raw.map(Raw::name))
+        .bind(change.rules.as_ref().map(in_json))
+        .bind(&change.tenant)
+        .bind(change.key_required)
+        .bind(Raw::default().name())
+        .bind(in_json(&Rules::default()))
         .execute(&mut *transaction)
         .await?;
-        if super::site_keys::is_shut(&mut transaction, &site.name).await? {
-            return Ok(false);
+        if super::site_keys::is_shut(&mut transaction, &change.name).await? {
+            return Ok(None);
         }
         transaction.commit().await?;
         self.publish().await?;
-        Ok(true)
+        Ok(self.site(&change.name))
     }
 
     pub(super) async fn read_sites(&self) -> Result<BTreeMap<String, Site>, ControlError> {
@@ -185,14 +210,14 @@ mod tests {
     #[test]
     fn origins_take_the_form_that_browsers_send() {
         let origins = ["HTTPS://Example.com:443/", "http://localhost:8090", "https://*.Example.com"].map(str::to_owned);
-        let site = Site::try_new("example.com", &origins, "Asia/Kathmandu").unwrap();
+        let site = SiteChange::try_new("example.com", &origins, "Asia/Kathmandu").unwrap();
         assert_eq!(site.origins, ["https://example.com", "http://localhost:8090", "https://*.example.com"]);
     }
 
     #[test]
     fn what_cannot_be_a_site_is_refused_with_the_part_that_is_wrong() {
         let origins = ["https://example.com".to_owned()];
-        let name = |name| Site::try_new(name, &origins, "UTC").unwrap_err();
+        let name = |name| SiteChange::try_new(name, &origins, "UTC").unwrap_err();
         for wrong in ["", "a b", "a\"><script>", "ü", &"a".repeat(101)] {
             assert!(matches!(name(wrong), SiteError::Name(_)), "{wrong}");
         }
@@ -204,13 +229,16 @@ mod tests {
             "*",
             "https://*.com",
         ] {
-            let error = Site::try_new("s", &[wrong.to_owned()], "UTC").unwrap_err();
+            let error = SiteChange::try_new("s", &[wrong.to_owned()], "UTC").unwrap_err();
             assert!(matches!(error, SiteError::Origin(_)), "{wrong}");
         }
-        assert_eq!(Site::try_new("s", &[], "UTC").unwrap_err(), SiteError::Origins(0));
-        let of = |tenant| Site::try_new("s", &origins, "UTC").unwrap().of_tenant(tenant);
+        assert_eq!(SiteChange::try_new("s", &[], "UTC").unwrap_err(), SiteError::Origins(0));
+        let of = |tenant| SiteChange::try_new("s", &origins, "UTC").unwrap().of_tenant(tenant);
         assert_eq!(of("a b").unwrap_err(), SiteError::Tenant("a b".to_owned()));
-        assert_eq!([of("acme").unwrap().tenant, of("").unwrap().tenant], ["acme", ""]);
-        assert!(matches!(Site::try_new("s", &origins, "Mars/Olympus").unwrap_err(), SiteError::Timezone(_)));
+        assert_eq!(
+            [of("acme").unwrap().tenant, of("").unwrap().tenant],
+            [Some("acme"), Some("")].map(|tenant| tenant.map(str::to_owned))
+        );
+        assert!(matches!(SiteChange::try_new("s", &origins, "Mars/Olympus").unwrap_err(), SiteError::Timezone(_)));
     }
 }

@@ -5,6 +5,7 @@ use super::{
     access::{LINK_LIFETIME, SESSION_LIFETIME},
     gateways::{Gateways, Introduction, Registration, Retirement},
     shards::ShardId,
+    sites::SiteChange,
     *,
 };
 use crate::secret::{Secret, SecretHash};
@@ -76,7 +77,7 @@ async fn links_and_sessions_expire() {
 #[tokio::test]
 async fn a_key_of_one_site_sees_that_site_alone() {
     let (_folder, control) = control().await;
-    let site = Site::try_new("a.example", &["https://a.example".to_owned()], "UTC").unwrap();
+    let site = SiteChange::try_new("a.example", &["https://a.example".to_owned()], "UTC").unwrap();
     control.put_site(&site, noon()).await.unwrap();
     let narrow = control.create_key("export", Some("a.example"), noon()).await.unwrap();
     let wide = control.create_key("script", None, noon()).await.unwrap();
@@ -107,7 +108,7 @@ async fn a_changed_site_is_published_and_kept() {
     let (folder, control) = control().await;
     let mut published = control.published();
     published.mark_unchanged();
-    let site = |origin: &str| Site::try_new("shop", &[origin.to_owned()], "Europe/Berlin").unwrap();
+    let site = |origin: &str| SiteChange::try_new("shop", &[origin.to_owned()], "Europe/Berlin").unwrap();
     control.put_site(&site("https://a.example"), noon()).await.unwrap();
     assert!(published.has_changed().unwrap());
     published.mark_unchanged();
@@ -118,25 +119,37 @@ async fn a_changed_site_is_published_and_kept() {
     control.close().await;
 
     let reopened = Control::open(folder.path()).await.unwrap();
-    assert_eq!(reopened.site("shop"), Some(site("https://b.example")));
+    let kept = reopened.site("shop").unwrap();
+    assert_eq!((kept.origins, kept.timezone), (vec!["https://b.example".to_owned()], "Europe/Berlin".to_owned()));
 }
 
 #[tokio::test]
-async fn rules_and_tenant_are_published_and_kept() {
+async fn what_a_change_leaves_out_stays_and_the_rest_is_published_and_kept() {
     let (folder, control) = control().await;
     let new =
         serde_json::from_str(r#"{"schema": {"mode": "enforce", "events": {"Signup": {}}}, "debug": true}"#).unwrap();
-    let mut site = Site::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
-    control.put_site(&site, noon()).await.unwrap();
+    let rules = rules::Rules::try_new(new).unwrap();
+    let change = SiteChange::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
+    let made = control.put_site(&change, noon()).await.unwrap().unwrap();
+    assert_eq!(made.raw, sites::Raw::Central);
+    assert_eq!((made.rules, made.tenant, made.key_required), (rules::Rules::default(), String::new(), false));
     let mut published = control.published();
     published.mark_unchanged();
-    site.rules = rules::Rules::try_new(new).unwrap();
-    let site = site.of_tenant("acme").unwrap();
-    control.put_site(&site, noon()).await.unwrap();
+    let changes = [
+        SiteChange { rules: Some(rules.clone()), ..change.clone() },
+        change.clone().of_tenant("acme").unwrap(),
+        SiteChange { raw: Some(sites::Raw::None), ..change.clone() },
+        change,
+    ];
+    for change in changes {
+        control.put_site(&change, noon()).await.unwrap();
+    }
     assert!(published.has_changed().unwrap(), "gateways are told");
     control.close().await;
     let reopened = Control::open(folder.path()).await.unwrap();
-    assert_eq!(reopened.site("shop"), Some(site));
+    let kept = reopened.site("shop").unwrap();
+    assert_eq!((kept.rules, &*kept.tenant, kept.raw), (rules, "acme", sites::Raw::None));
+    assert_eq!(reopened.raw_whole_from_ms("shop"), None);
 }
 
 #[tokio::test]
@@ -144,11 +157,11 @@ async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays()
     use site_keys::{Deletion, NewKey, SITE_KEYS_MAX};
     let (folder, control) = control().await;
     assert!(matches!(control.create_site_key("shop", noon()).await.unwrap(), NewKey::UnknownSite));
-    let mut site = Site::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
-    control.put_site(&site, noon()).await.unwrap();
-    let shut = Site { key_required: true, ..site.clone() };
-    assert!(!control.put_site(&shut, noon()).await.unwrap(), "it has no key yet");
-    assert_eq!(control.site("shop"), Some(site.clone()));
+    let mut site = SiteChange::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
+    let made = control.put_site(&site, noon()).await.unwrap();
+    let shut = SiteChange { key_required: Some(true), ..site.clone() };
+    assert_eq!(control.put_site(&shut, noon()).await.unwrap(), None, "it has no key yet");
+    assert!(made.is_some() && control.site("shop") == made);
     let mut published = control.published();
     let mut ids = Vec::new();
     for _ in 0..SITE_KEYS_MAX {
@@ -163,8 +176,8 @@ async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays()
     assert!(matches!(control.create_site_key("shop", noon()).await.unwrap(), NewKey::TooMany));
 
     // What changes a site leaves its keys.
-    site.key_required = true;
-    assert!(control.put_site(&site, noon()).await.unwrap());
+    site.key_required = Some(true);
+    assert!(control.put_site(&site, noon()).await.unwrap().is_some());
     control.close().await;
     let control = Control::open(folder.path()).await.unwrap();
     let kept = control.site("shop").unwrap();
@@ -177,7 +190,7 @@ async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays()
     }
     assert_eq!(control.delete_site_key("shop", &last).await.unwrap(), Deletion::Last);
     assert_eq!(control.site("shop").unwrap().keys.len(), 1);
-    site.key_required = false;
+    site.key_required = Some(false);
     control.put_site(&site, noon()).await.unwrap();
     assert_eq!(control.delete_site_key("shop", &last).await.unwrap(), Deletion::Deleted);
     assert_eq!(control.site("shop").unwrap().keys, []);
@@ -187,8 +200,8 @@ async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays()
 async fn raw_rows_are_whole_from_an_hour_after_a_site_wanted_them_again() {
     let (folder, control) = control().await;
     let put = async |raw, now| {
-        let mut site = Site::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
-        site.raw = raw;
+        let mut site = SiteChange::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
+        site.raw = Some(raw);
         control.put_site(&site, at(now)).await.unwrap();
         control.raw_whole_from_ms("shop")
     };
@@ -211,7 +224,8 @@ async fn of_sites_made_at_once_none_is_missing_from_what_is_published() {
     let control = Arc::new(control);
     for round in 0..20 {
         let made = (0..AT_ONCE).map(|n| {
-            let site = Site::try_new(&format!("site-{round}-{n}"), &["https://a.example".to_owned()], "UTC").unwrap();
+            let site =
+                SiteChange::try_new(&format!("site-{round}-{n}"), &["https://a.example".to_owned()], "UTC").unwrap();
             let control = control.clone();
             tokio::spawn(async move { control.put_site(&site, noon()).await.unwrap() })
         });

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     control::{
         rules::{NewRules, Rules},
-        sites::{Raw, Site},
+        sites::{Raw, Site, SiteChange, SiteError},
     },
     live::minute_text,
 };
@@ -59,25 +59,19 @@ pub async fn put(
     JsonBody(new): JsonBody<NewSite>,
 ) -> Result<Json<Value>, Problem> {
     of_all_sites(&principal, "change sites")?;
-    let mut site = Site::try_new(&new.site_id, &new.origins, &new.timezone)
-        .map_err(|error| Problem::invalid(error.to_string()))?;
-    let rules = new.rules.map(Rules::try_new).transpose().map_err(|error| Problem::invalid(error.to_string()))?;
-    if let Some(before) = dashboard.control.site(&site.name) {
-        (site.raw, site.rules, site.tenant) = (before.raw, before.rules, before.tenant);
-        site.key_required = before.key_required;
-    }
+    let invalid = |error: SiteError| Problem::invalid(error.to_string());
+    let mut change = SiteChange::try_new(&new.site_id, &new.origins, &new.timezone).map_err(invalid)?;
     if let Some(tenant) = new.tenant {
-        site = site.of_tenant(&tenant).map_err(|error| Problem::invalid(error.to_string()))?;
+        change = change.of_tenant(&tenant).map_err(invalid)?;
     }
-    site.raw = new.raw.unwrap_or(site.raw);
-    site.rules = rules.unwrap_or(site.rules);
-    site.key_required = new.key_required.unwrap_or(site.key_required);
-    if !dashboard.control.put_site(&site, Timestamp::now()).await? {
+    change.rules = new.rules.map(Rules::try_new).transpose().map_err(|error| Problem::invalid(error.to_string()))?;
+    (change.raw, change.key_required) = (new.raw, new.key_required);
+    let Some(site) = dashboard.control.put_site(&change, Timestamp::now()).await? else {
         return Err(Problem::invalid(format!(
             "key_required needs a key, or nobody could send anything: make one by POST /api/v2/sites/{}/keys first",
-            site.name.replace('/', "%2F")
+            change.name.replace('/', "%2F")
         )));
-    }
+    };
     Ok(Json(described(&dashboard, &site).await?))
 }
 
