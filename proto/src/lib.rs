@@ -10,6 +10,8 @@ pub mod dial;
 pub mod limits;
 #[cfg(feature = "native")]
 pub mod origin;
+#[cfg(feature = "native")]
+mod redacted;
 pub mod sid;
 pub mod wire;
 
