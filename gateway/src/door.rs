@@ -21,7 +21,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use http::{HeaderMap, HeaderValue, header};
 use proto::Message;
-use proto::agent::{Envelope, ServerFrame};
+use proto::agent::{Envelope, Notice, ServerFrame};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -96,8 +96,8 @@ pub struct Door {
 pub enum Taken {
     /// On its way into the log. Its answer comes to the session once Redis has it.
     Submitted {
-        /// What a session is told of its events, if its site is in debug mode.
-        notices: Vec<ServerFrame>,
+        /// What is told of its events, if its site is in debug mode.
+        notices: Vec<Notice>,
     },
     /// Not now: it keeps its number and comes again.
     Later {

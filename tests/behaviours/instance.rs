@@ -146,8 +146,10 @@ impl Instance {
         }
         let file = folder.path().join("gateway.toml");
         std::fs::write(&file, config.to_string()).unwrap();
-        let child =
-            Command::new(TIDELINE).args(["gateway", "--config"]).arg(&file).stderr(Stdio::null()).spawn().unwrap();
+        // Beside those of `up`, under a name of its own.
+        let name = folder.path().file_name().unwrap().display();
+        let log = std::fs::File::create(self.data().join(format!("logs/gateway-{name}.log"))).unwrap();
+        let child = Command::new(TIDELINE).args(["gateway", "--config"]).arg(&file).stderr(log).spawn().unwrap();
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut gateway =
             SecondGateway { child, address: unknown, tls: unknown, admin: unknown, file, _folder: folder };
@@ -181,6 +183,20 @@ impl Instance {
             text.extend(tail.into_iter().rev().flat_map(|line| [line, "\n"]));
         }
         text
+    }
+
+    /// For tests in which clients alone do wrong: that is no error of a gateway's.
+    pub fn gateways_logged_no_error(&self) {
+        let mut logs = 0;
+        for entry in std::fs::read_dir(self.data().join("logs")).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("gateway") {
+                let log = std::fs::read_to_string(entry.path()).unwrap();
+                let errors: Vec<_> = harness::process::errors(&log).collect();
+                assert!(!log.is_empty() && errors.is_empty(), "{}: {errors:#?}", entry.path().display());
+                logs += 1;
+            }
+        }
+        assert!(logs > 0, "no gateway has a log");
     }
 
     fn try_status(&self) -> Option<Value> {

@@ -100,6 +100,7 @@ async fn a_key_is_observed_then_required_by_every_transport_and_replaced_in_use(
     }
     let (code, text) = ask(&instance, &["audit", "--site", SITE, "--wait", "60"]);
     assert!(code == Some(0) && text.ends_with("difference 0\n"), "{text}\n{}", instance.logs());
+    instance.gateways_logged_no_error();
 }
 
 /// A pageview of its own.

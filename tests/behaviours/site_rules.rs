@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proto::agent::{Batch, Event, Reason, server_frame};
+use proto::Message as _;
+use proto::agent::{Batch, Event, Reason, ServerFrame, server_frame};
 use serde_json::{Value, json};
 
 use crate::instance::{Instance, ORIGIN, REPORT_MAX, SITE};
-use crate::page::{Page, Visitor, now_ms, pageviews, sid};
+use crate::page::{CHROME, Page, Visitor, envelope, now_ms, pageviews, sid};
+use crate::transports::{call, grpc};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rules_of_the_api_are_kept_at_the_gateway_and_told_by_the_ledger() {
@@ -61,10 +63,11 @@ async fn rules_of_the_api_are_kept_at_the_gateway_and_told_by_the_ledger() {
     }
     assert!(holds(&instance.data().join("gateway"), b"redacted"), "the log is there");
     assert!(!holds(&instance.data(), b"jane"), "and nothing of the address is anywhere");
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_of_a_site_in_debug_mode_hears_what_became_of_its_events() {
+async fn whoever_sends_to_a_site_in_debug_mode_hears_what_became_of_the_events() {
     let instance = Instance::start().await;
     let plan = json!({ "type": "text", "values": ["free", "pro"] });
     let schema = json!({ "mode": "enforce", "events": { "Signup": { "props": { "plan": plan } } } });
@@ -72,21 +75,33 @@ async fn a_session_of_a_site_in_debug_mode_hears_what_became_of_its_events() {
 
     let mut page = Page::open(instance.gateway()).await;
     let stream = sid(now_ms());
-    page.batch(&with_events(
+    let batch = with_events(
         pageviews(stream, 1, now_ms(), &["/", "/u/jane@shop.example"]),
         &["Signup", "plan", "gold for jane@shop.example", "Login jane@shop.example"],
         &[(4, &[5, 6]), (7, &[])],
-    ))
-    .await;
-    let mut heard = Vec::new();
+    );
+    page.batch(&batch).await;
+    let (mut heard, mut lines) = (Vec::new(), Vec::new());
     while let Some(server_frame::Frame::Notice(notice)) = page.frame().await {
         assert_eq!((&notice.sid[..], notice.seq), (&stream.as_bytes()[..], 1));
         assert!(!notice.message.contains("jane"), "{}", notice.message);
         heard.push((notice.event, notice.reason(), notice.message.contains("`plan`")));
+        lines.push(format!("event {}: {}", notice.event, notice.message));
     }
     let expected = [(1, Reason::PersonalData, false), (2, Reason::SchemaProps, true), (3, Reason::SchemaEvent, false)];
     assert_eq!(heard, expected, "and then the acknowledgement");
+
+    // Where there is one answer and no session, it says the same; the batch is one that is counted already.
+    let body = envelope(&batch).encode_to_vec();
+    let post = reqwest::Client::new().post(format!("http://{}/v1/batch", instance.gateway())).header("origin", ORIGIN);
+    let posted = post.header("user-agent", CHROME).body(body).send().await.unwrap().bytes().await.unwrap();
+    let sent = grpc(instance.gateway()).await.send(call(envelope(&batch))).await.unwrap().into_inner();
+    for answer in [ServerFrame::decode(posted).unwrap(), sent] {
+        let Some(server_frame::Frame::Ack(ack)) = answer.frame else { panic!("{answer:?}") };
+        assert_eq!(ack.message.lines().collect::<Vec<_>>(), lines);
+    }
     instance.expect(&["pageviews", "events"], &[2.0, 2.0]).await;
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,6 +139,7 @@ async fn what_is_beyond_a_sites_paths_of_a_day_is_other_until_the_limit_is_raise
     let row = |page: &str, views: f64| json!({ "dimensions": [page], "metrics": [views as u64] });
     let expected = [row("(other)", others), row("/a", 2.0), row("/b", 1.0), row(&last, 1.0)];
     assert_eq!(answer["results"], json!(expected));
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,6 +162,7 @@ async fn what_a_program_drives_is_dropped_unless_the_site_allows_it_and_nobody_o
     instance.expect(&["pageviews", "events"], &[2.0, 2.0]).await;
     let expected = json!({ "automated": 2, "impossible_timing": 21 });
     assert_eq!(dropped(&instance).await, (25, 2, expected));
+    instance.gateways_logged_no_error();
 }
 
 /// The batch with these events behind its own: a reference to a name and to properties each, `more` strings behind its own.

@@ -221,6 +221,7 @@ async fn a_batch_that_came_by_every_transport_counts_once_and_so_does_each_that_
     grpc_web_send(plain, &next()).await;
     post(plain, &next()).await;
     instance.expect(&["pageviews", "visits"], &[9.0, 1.0]).await;
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,6 +238,7 @@ async fn a_refusal_by_grpc_says_why_in_its_own_words() {
     assert!(refused.message().contains("origin"), "{refused:?}");
     let refused = client.send(call(proto::agent::Envelope::default())).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound, "without a site: {refused:?}");
+    instance.gateways_logged_no_error();
 }
 
 /// Passes datagrams on, and can begin to do so from another port: a client's network that gave it a new address.
@@ -297,6 +299,7 @@ async fn sessions_go_on_when_their_clients_get_another_address() {
         }
     }
     instance.expect(&["pageviews"], &[20.0]).await;
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -358,4 +361,30 @@ async fn who_connects_and_asks_for_nothing_or_for_half_is_cut() {
     let mut patient = Page::open(gateway.address).await;
     patient.batch(&batch(sid(now_ms()), 1)).await;
     patient.acknowledged().await;
+    instance.gateways_logged_no_error();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_http2_who_takes_nothing_of_an_answer_is_cut() {
+    const HEADERS: u8 = 1;
+    const GO_AWAY: u8 = 7;
+    let instance = Instance::start().await;
+    let mut stream = TcpStream::connect(instance.gateway()).await.unwrap();
+    // A window of no bytes, and a file asked for: :method, :scheme, :path, :authority.
+    let get = b"\x82\x86\x04\x0c/tideline.js\x01\x01a";
+    let head = [0, 0, get.len() as u8, HEADERS, 5, 0, 0, 0, 1];
+    let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
+    stream.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings, &head, get].concat()).await.unwrap();
+    let mut bytes = Vec::new();
+    let ended = tokio::time::timeout(2 * ANSWER_MAX, stream.read_to_end(&mut bytes)).await;
+    assert!(ended.is_ok(), "the connection is still open");
+    let mut of_the_stream = Vec::new();
+    while let [a, b, c, kind, _, _, _, _, id, rest @ ..] = &bytes[..] {
+        if *id == 1 || *kind == GO_AWAY {
+            of_the_stream.push(*kind);
+        }
+        bytes = rest[u32::from_be_bytes([0, *a, *b, *c]) as usize..].to_vec();
+    }
+    assert_eq!(of_the_stream, [HEADERS], "it was answered, and nothing was wrong with how it asked");
+    instance.gateways_logged_no_error();
 }

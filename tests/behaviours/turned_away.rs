@@ -61,6 +61,7 @@ async fn an_address_over_its_limit_is_refused_and_the_others_go_on() {
     first.acknowledged().await;
     instance.expect(&["pageviews"], &[3.0]).await;
     drop((second, third));
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,6 +108,7 @@ async fn a_rule_blocks_or_only_counts_and_a_broken_file_changes_nothing() {
     page.batch(&pageviews(sid(now_ms()), 1, now_ms(), &["/"])).await;
     page.acknowledged().await;
     instance.expect(&["pageviews"], &[2.0]).await;
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,6 +147,7 @@ async fn what_comes_from_a_data_centre_is_dropped_and_in_the_ledger() {
     instance.expect(&["pageviews"], &[2.0]).await;
     let metric = r#"tideline_gateway_refusals_total{reason="data_centre"}"#;
     assert_eq!(gateway.metric(metric).await, Some(f64::from(tries)));
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,6 +193,7 @@ async fn the_sites_of_a_tenant_are_asked_to_wait_together_until_its_limit_is_rai
     while send(SITE, 1).await.is_some() || send("sister", 1).await.is_some() {
         assert!(raised.elapsed() < REPORT_MAX, "the new limit is not in force");
     }
+    instance.gateways_logged_no_error();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -223,6 +227,7 @@ async fn an_origin_with_a_star_admits_what_is_below_its_domain() {
     ] {
         assert!(!welcome(instance.gateway(), origin).await, "{origin}");
     }
+    instance.gateways_logged_no_error();
 }
 
 /// Whether pages of this origin may report.
@@ -328,6 +333,7 @@ async fn by_http3_a_frame_that_announces_more_than_may_be_held_ends_its_stream_a
         good.batch(&batch).await;
         assert!(matches!(good.frame().await, Some(server_frame::Frame::Ack(_))));
     }
+    instance.gateways_logged_no_error();
 }
 
 /// Begins a frame that never ends; how many bytes the gateway took of it before it stopped the stream or closed the connection.

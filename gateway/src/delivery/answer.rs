@@ -54,9 +54,20 @@ pub fn frames(answers: &[Answer], server_ms: u64) -> Vec<ServerFrame> {
     }
     frames.extend(acknowledged.into_iter().map(|(sid, mut seqs)| {
         seqs.sort_unstable();
-        frame(Frame::Ack(Ack { sid: sid.as_bytes().to_vec(), seqs, server_ms }))
+        frame(Frame::Ack(Ack { sid: sid.as_bytes().to_vec(), seqs, server_ms, message: String::new() }))
     }));
     frames
+}
+
+/// The one frame that answers a batch which came without a session, with what it noticed.
+pub fn only_frame(answer: Answer, notices: &[agent::Notice], server_ms: u64) -> ServerFrame {
+    let Answer { sid, seq, refused } = answer;
+    let sid = sid.as_bytes().to_vec();
+    if let Some(reason) = refused {
+        return reject(sid, seq, reason, server_ms);
+    }
+    let lines: Vec<_> = notices.iter().map(|notice| format!("event {}: {}", notice.event, notice.message)).collect();
+    frame(Frame::Ack(Ack { sid, seqs: vec![seq], server_ms, message: lines.join("\n") }))
 }
 
 /// Not a refusal: the batch keeps its number and comes again after `wait_ms`.
@@ -65,10 +76,10 @@ pub fn throttle(sid: Vec<u8>, seq: u32, wait_ms: u32) -> ServerFrame {
 }
 
 /// What the pages of a site in debug mode are told of a batch's events.
-pub fn notices(sid: Sid, seq: u32, notices: Vec<Notice>) -> Vec<ServerFrame> {
+pub fn notices(sid: Sid, seq: u32, notices: Vec<Notice>) -> Vec<agent::Notice> {
     let notice = |Notice { event, reason, message }| {
         let sid = sid.as_bytes().to_vec();
-        frame(Frame::Notice(agent::Notice { sid, seq, event, reason: reason.into(), message }))
+        agent::Notice { sid, seq, event, reason: reason.into(), message }
     };
     notices.into_iter().map(notice).collect()
 }

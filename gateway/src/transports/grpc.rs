@@ -24,7 +24,7 @@ use tonic_web::GrpcWebLayer;
 use tower::Layer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::delivery::answer::{Refusal, frame, frames};
+use crate::delivery::answer::{Refusal, frame};
 use crate::door::Door;
 use crate::door::sites::Credentials;
 use crate::ingest::{Client, validate};
@@ -112,11 +112,7 @@ impl Agent for Service {
         let door = &self.0;
         let client = client(&request)?;
         match unary::ask(door, &client, request.get_ref(), "grpc").await {
-            Asked::Answered(answer) => {
-                let frame = frames(&[answer], door.ingest.clock.now_ms()).pop().unwrap_or_default();
-                Ok(Response::new(frame))
-            }
-            Asked::Later { frame, .. } => Ok(Response::new(frame)),
+            Asked::Answered { frame, .. } | Asked::Later { frame, .. } => Ok(Response::new(frame)),
             Asked::Refused(refusal) => {
                 door.metrics.refused(refusal.reason);
                 if refusal.sid.is_empty() {

@@ -12,7 +12,7 @@ use proto::Message;
 use proto::agent::{Reason, ServerFrame};
 use proto::limits::MESSAGE_BYTES_MAX;
 
-use crate::delivery::answer::{Refusal, frames};
+use crate::delivery::answer::Refusal;
 use crate::door::Door;
 use crate::ingest::validate;
 use crate::transports::unary::{self, Asked};
@@ -33,10 +33,9 @@ pub async fn batch(State(door): State<Arc<Door>>, request: Request) -> Response 
         Err(reason) => return refuse(&door, &Refusal::of_frame(reason), origin),
     };
     match unary::ask(&door, &client, &envelope, "post").await {
-        Asked::Answered(answer) => {
-            let status = if answer.refused.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
-            let frame = frames(&[answer], door.ingest.clock.now_ms()).pop().unwrap_or_default();
-            self::answer(status, &frame, origin)
+        Asked::Answered { frame, refused } => {
+            let status = if refused.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+            answer(status, &frame, origin)
         }
         Asked::Refused(refusal) => refuse(&door, &refusal, origin),
         Asked::Later { frame, wait_ms } => {

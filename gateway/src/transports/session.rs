@@ -16,6 +16,7 @@ use crate::door::sites::{Credentials, Presented};
 use crate::door::throttle::ConnectionThrottle;
 use crate::door::{Door, Taken};
 use crate::ingest::{Client, validate};
+use crate::transports::WRITE_MAX;
 
 /// Batches of one session between arrival and answer; beyond it the session reads no further. Agents keep to 8.
 const IN_FLIGHT_MAX: usize = 64;
@@ -25,8 +26,6 @@ pub const FLUSH_INTERVAL_MS: u32 = 500;
 pub const DRAIN_WITHIN_MS: u32 = 2_000;
 /// Who has not left by then is closed.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// A client that does not read its answers is cut.
-const WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// What carries the frames of one session.
 pub trait Transport: Send {
@@ -240,6 +239,7 @@ impl<T: Transport> Session<T> {
             Taken::Submitted { notices } => {
                 self.in_flight += 1;
                 if !notices.is_empty() {
+                    let notices: Vec<_> = notices.into_iter().map(|notice| frame(Frame::Notice(notice))).collect();
                     self.send(&notices).await?;
                 }
             }

@@ -6,7 +6,7 @@ use proto::agent::{Envelope, Reason, ServerFrame};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::delivery::answer::{Answer, Refusal};
+use crate::delivery::answer::{self, Answer, Refusal};
 use crate::door::sites::Credentials;
 use crate::door::{Door, Taken};
 use crate::ingest::Client;
@@ -19,8 +19,13 @@ const LEAVING_MAX: Duration = Duration::from_secs(5);
 /// What a batch was answered.
 #[derive(Debug)]
 pub enum Asked {
-    /// It is durable, and Redis has it: counted, or in the ledger.
-    Answered(Answer),
+    /// It is durable, and Redis has it.
+    Answered {
+        /// Says so to the agent.
+        frame: ServerFrame,
+        /// None: counted. Otherwise all of it is in the ledger under this reason.
+        refused: Option<Reason>,
+    },
     /// Not now: it keeps its number and comes again.
     Later {
         /// Says so to the agent.
@@ -48,7 +53,10 @@ pub async fn ask(door: &Door, client: &Client, envelope: &Envelope, transport: &
     };
     let answered = async {
         match door.take(client, Credentials::from(envelope), envelope, None, transport, &session).await {
-            Taken::Submitted { .. } => answers.recv().await.map(Asked::Answered),
+            Taken::Submitted { notices } => answers.recv().await.map(|answer| Asked::Answered {
+                frame: answer::only_frame(answer, &notices, door.ingest.clock.now_ms()),
+                refused: answer.refused,
+            }),
             Taken::Later { frame, wait_ms } => Some(Asked::Later { frame, wait_ms }),
             Taken::Refused(refusal) => Some(Asked::Refused(refusal)),
             Taken::Stopping => None,

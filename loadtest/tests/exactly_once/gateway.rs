@@ -201,7 +201,7 @@ fn take(
         }
         Treatment::Lose => {}
     }
-    let ack = agent::Ack { sid: id.0, seqs: vec![id.1], server_ms: now_ms() };
+    let ack = agent::Ack { sid: id.0, seqs: vec![id.1], server_ms: now_ms(), ..Default::default() };
     (treatment != Treatment::CountAndBreak).then_some(server_frame::Frame::Ack(ack))
 }
 

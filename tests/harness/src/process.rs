@@ -128,6 +128,15 @@ impl Process {
         lines.into_iter().rev().fold(format!("--- {}\n", self.name), |text, line| text + line + "\n")
     }
 
+    /// The first error it logged, or panic, as an error.
+    pub fn said_no_error(&self) -> Result<(), String> {
+        let said = self.said();
+        match errors(&said).next() {
+            Some(line) => Err(format!("{} logged an error: {line}\n{}", self.name, self.last_words(30))),
+            None => Ok(()),
+        }
+    }
+
     /// Waits until its log has this text behind byte `since`.
     pub async fn until_it_says(&self, text: &str, since: usize, within: Duration) {
         self.until_it_says_one_of(&[text], since, within).await;
@@ -179,4 +188,22 @@ fn die_with_parent(command: &mut Command) {
     let bind_to_parent = || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?);
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; this is one system call.
     unsafe { command.pre_exec(bind_to_parent) };
+}
+
+/// The lines of a role's log at level error, and panics.
+pub fn errors(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter(|line| line.split_whitespace().nth(1) == Some("ERROR") || line.contains("panicked"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::errors;
+
+    #[test]
+    fn errors_and_panics_are_found_in_a_log_and_nothing_else() {
+        let log = "2026-11-29T08:54:32.769529Z  INFO gateway: what an ERROR would be\n\
+                   2026-11-29T08:54:33.769529Z ERROR gateway: the log cannot be trimmed\n\
+                   thread 'core-0' panicked at gateway/src/door.rs:1:1:\n";
+        assert_eq!(errors(log).collect::<Vec<_>>(), log.lines().skip(1).collect::<Vec<_>>());
+    }
 }

@@ -172,7 +172,7 @@ impl Line {
             return;
         };
         if let Ok(Batch { sid, seq, .. }) = Batch::decode(&envelope.batch[..]) {
-            let ack = Ack { sid, seqs: vec![seq], server_ms: 0 };
+            let ack = Ack { sid, seqs: vec![seq], ..Default::default() };
             self.send(ServerFrame { frame: Some(server_frame::Frame::Ack(ack)) }.encode_to_vec().into());
         }
     }

@@ -187,6 +187,9 @@ impl Agent {
                         entry.state = State::Settled(Outcome::Acknowledged);
                     }
                 });
+                if !ack.message.is_empty() {
+                    return Answer::Noticed(ack.message);
+                }
             }
             ServerFrame::Reject(reject) => {
                 self.numbering.learn_server_clock(reject.server_ms, now_ms);

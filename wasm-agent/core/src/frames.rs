@@ -171,13 +171,15 @@ pub(crate) enum ServerFrame<'f> {
 pub(crate) struct Ack<'f> {
     pub(crate) sid: &'f [u8],
     pub(crate) server_ms: u64,
-    message: &'f [u8],
+    /// For a developer.
+    pub(crate) message: &'f [u8],
+    frame: &'f [u8],
 }
 
 impl Ack<'_> {
     /// The numbers acknowledged, packed or not.
     pub(crate) fn for_each_seq(&self, mut acknowledged: impl FnMut(u32)) {
-        for field in Reader::new(self.message) {
+        for field in Reader::new(self.frame) {
             match field {
                 Ok((2, Value::Varint(seq))) => acknowledged(seq as u32),
                 Ok((2, Value::Bytes(payload))) => {
@@ -211,7 +213,12 @@ pub(crate) fn read_server_frame(frame: &[u8]) -> Result<ServerFrame<'_>, Malform
                 region: message.bytes[2],
                 flush_interval_ms: flush_interval_ms(message.bytes[3])?,
             },
-            2 => ServerFrame::Ack(Ack { sid: message.bytes[1], server_ms: message.numbers[3], message: bytes }),
+            2 => ServerFrame::Ack(Ack {
+                sid: message.bytes[1],
+                server_ms: message.numbers[3],
+                message: message.bytes[4],
+                frame: bytes,
+            }),
             3 => ServerFrame::Reject(Reject {
                 sid: message.bytes[1],
                 seq: message.numbers[2] as u32,

@@ -158,7 +158,7 @@ pub enum Answer<'f> {
     Unreadable,
     /// A batch or the connection was refused.
     Refused(Reason, Message<'f>),
-    /// Nothing to act on: what became of an event, for whoever develops the page.
+    /// The agent has acted on it, and this became of events, for whoever develops the page.
     Noticed(Message<'f>),
     /// The agent is not wanted here and has stopped.
     Stopped(Reason, Message<'f>),

@@ -190,7 +190,7 @@ impl Device {
 
     fn acknowledge(&mut self, envelope: &wire::Envelope) {
         let batch = decode(envelope);
-        self.say(Said::Ack(wire::Ack { sid: batch.sid, seqs: vec![batch.seq], server_ms: 0 }));
+        self.say(Said::Ack(wire::Ack { sid: batch.sid, seqs: vec![batch.seq], ..Default::default() }));
     }
 
     fn reject(&mut self, envelope: &wire::Envelope, reason: wire::Reason, is_final: bool, server_ms: u64) {

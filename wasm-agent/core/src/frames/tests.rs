@@ -149,9 +149,11 @@ proptest! {
             ServerFrame::Welcome { server_ms: long, region: message.as_bytes(), flush_interval_ms: number };
         prop_assert_eq!(read_server_frame(&bytes), Ok(welcome));
 
-        let bytes = said(Said::Ack(wire::Ack { sid: sid.clone(), seqs: seqs.clone(), server_ms: long }));
+        let bytes = said(Said::Ack(wire::Ack {
+            sid: sid.clone(), seqs: seqs.clone(), server_ms: long, message: message.clone(),
+        }));
         let Ok(ServerFrame::Ack(ack)) = read_server_frame(&bytes) else { panic!("no ack") };
-        prop_assert_eq!((ack.sid, ack.server_ms), (&sid[..], long));
+        prop_assert_eq!((ack.sid, ack.server_ms, ack.message), (&sid[..], long, message.as_bytes()));
         prop_assert_eq!(acknowledged(&ack), seqs);
 
         let reject = wire::Reject {
@@ -302,7 +304,7 @@ fn golden_frames_of_a_gateway_are_still_read_by_both() {
             "welcome",
             Said::Welcome(wire::Welcome { server_ms: NOW_MS, region: "eu-north".into(), config: Some(config()) }),
         ),
-        ("ack", Said::Ack(wire::Ack { sid: sid(), seqs: vec![1, 2, 300], server_ms: NOW_MS })),
+        ("ack", Said::Ack(wire::Ack { sid: sid(), seqs: vec![1, 2, 300], server_ms: NOW_MS, ..Default::default() })),
         (
             "reject",
             Said::Reject(wire::Reject {

@@ -9,10 +9,10 @@ fn an_ack_of_several_settles_them_and_a_foreign_one_nothing() {
         device.batch();
     }
     let sid = decode(&device.sent[0]).sid;
-    device.say(Said::Ack(wire::Ack { sid: vec![1; 16], seqs: vec![1, 2, 3, 4], server_ms: 0 }));
+    device.say(Said::Ack(wire::Ack { sid: vec![1; 16], seqs: vec![1, 2, 3, 4], ..Default::default() }));
     assert!(device.settled.is_empty());
-    device.say(Said::Ack(wire::Ack { sid: sid.clone(), seqs: vec![1, 4, 9, 2], server_ms: 0 }));
-    device.say(Said::Ack(wire::Ack { sid, seqs: vec![1, 4], server_ms: 0 }));
+    device.say(Said::Ack(wire::Ack { sid: sid.clone(), seqs: vec![1, 4, 9, 2], ..Default::default() }));
+    device.say(Said::Ack(wire::Ack { sid, seqs: vec![1, 4], ..Default::default() }));
     let seqs: Vec<_> = device.settled.iter().map(|settled| settled.id.seq).collect();
     assert_eq!(seqs, [1, 2, 4]);
 }
@@ -44,7 +44,11 @@ fn a_notice_is_for_the_developer_and_changes_nothing() {
     assert_eq!(device.agent.receive(device.now_ms, &bytes), Answer::Noticed(b"not counted"));
     device.run();
     assert!(device.settled.is_empty(), "the batch still waits for its answer");
-    device.say(Said::Ack(wire::Ack { sid, seqs: vec![1], server_ms: 0 }));
+    // By POST the acknowledgement brings it.
+    let ack = wire::Ack { sid, seqs: vec![1], message: "event 0: not counted".into(), ..Default::default() };
+    let bytes = wire::ServerFrame { frame: Some(Said::Ack(ack)) }.encode_to_vec();
+    assert_eq!(device.agent.receive(device.now_ms, &bytes), Answer::Noticed(b"event 0: not counted"));
+    device.run();
     assert_eq!(device.settled.len(), 1);
 }
 
