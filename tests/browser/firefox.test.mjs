@@ -34,7 +34,7 @@ after(async () => {
 for (const [transport, lets] of Object.entries(LADDER)) {
   test(`a visit in Firefox is carried by ${transport}`, LIMITS, async () => {
     // Firefox always says that a program drives it.
-    const network = await Network.start(instance, transport, lets, { automated: 'allow' });
+    const network = await Network.start(instance, transport, lets, { rules: { automated: 'allow' } });
     networks.push(network);
     const context = await browser.createBrowserContext();
     const page = await context.newPage();

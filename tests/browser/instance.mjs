@@ -77,8 +77,8 @@ export class Instance {
     return JSON.parse(text);
   }
 
-  // A site whose pages are those of these origins.
-  addSite = (site_id, origins, rules) => this.ask('POST', '/api/v2/sites', { site_id, origins, ...(rules && { rules }) });
+  // A site whose pages are those of these origins, and what else is to change of it.
+  putSite = (site_id, origins, change) => this.ask('POST', '/api/v2/sites', { site_id, origins, ...change });
 
   query = (body) => this.ask('POST', '/api/v2/query', { site_id: SITE, date_range: 'all', ...body });
   live = () => this.ask('GET', `/api/v2/live?site_id=${SITE}`);

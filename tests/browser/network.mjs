@@ -10,8 +10,9 @@ import { until } from './instance.mjs';
 const CALLS = '/tideline.agent.v1.Agent/';
 
 export class Network {
-  // With pages that count for `site`, by its rules. `udp`, `upgrades`, `calls`: whether WebTransport, WebSockets and gRPC-Web get through.
-  static async start(instance, site, { udp = true, upgrades = true, calls = true } = {}, rules) {
+  // With pages that count for `site`, by its `rules`, and with a key if it is `keyed`: it requires one then. `udp`, `upgrades`, `calls`:
+  // whether WebTransport, WebSockets and gRPC-Web get through.
+  static async start(instance, site, { udp = true, upgrades = true, calls = true } = {}, { rules, keyed = false } = {}) {
     const network = new Network();
     Object.assign(network, { instance, site, udp, upgrades, calls });
     network.hole = createSocket('udp4').on('message', () => (network.swallowed += 1)).bind(0, '127.0.0.1');
@@ -21,19 +22,25 @@ export class Network {
     network.gateway.on('upgrade', (request, socket, head) => network.#upgrade(request, socket, head));
     network.shop = await listen(network.pages);
     network.url = await listen(network.gateway);
-    await instance.addSite(site, [network.shop], rules);
-    await until('the gateway knows the site', () => network.#known(), 10_000);
+    await instance.putSite(site, [network.shop], { rules });
+    if (keyed) {
+      network.key = (await instance.ask('POST', `/api/v2/sites/${site}/keys`)).key;
+      await instance.putSite(site, [network.shop], { key_required: true });
+      await until('the gateway requires a key', async () => (await network.#refused('')) === Reason.REASON_WRONG_KEY, 10_000);
+    }
+    await until('the gateway knows the site', async () => (await network.#refused(network.key)) === Reason.REASON_MALFORMED, 10_000);
     return network;
   }
 
-  // What is no batch is refused for that alone.
-  async #known() {
+  // Why something that is no batch is refused.
+  async #refused(key) {
     const headers = { origin: this.shop, 'content-type': 'text/plain' };
-    const body = Envelope.encode({ site: this.site, batch: Uint8Array.of(0xff) }).finish();
+    const body = Envelope.encode({ site: this.site, batch: Uint8Array.of(0xff), key }).finish();
     const answer = await fetch(`${this.instance.gateway}/v1/batch`, { method: 'POST', headers, body });
-    const { reject } = ServerFrame.decode(new Uint8Array(await answer.arrayBuffer()));
-    return reject.reason === Reason.REASON_MALFORMED;
+    return ServerFrame.decode(new Uint8Array(await answer.arrayBuffer())).reject.reason;
   }
+
+  key = '';
 
   swallowed = 0; // datagrams
   refused = []; // 'upgrade' and 'call', each as often as it was tried
@@ -54,7 +61,7 @@ export class Network {
       return text.replace(from, to);
     };
     const changes = [
-      [/data-site="demo"/, `data-site="${this.site}"`],
+      [/data-site="demo"/, `data-site="${this.site}"${this.key && ` data-key="${this.key}"`}`],
       [/src="[^"]+\/tideline\.js"/, `src="${this.url}/tideline.js"`],
       [/data-webtransport="(https[^"]+)"/, this.udp ? '$&' : `data-webtransport="https://127.0.0.1:${this.hole.address().port}"`],
     ];

@@ -1,12 +1,13 @@
 // The same visit by each transport, those above it knocked away in the network: the same counts, whatever carried it.
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { Instance, launch, person, sleep } from './instance.mjs';
+import { Instance, launch, person, sleep, until } from './instance.mjs';
 import { Network } from './network.mjs';
 import { assertCounted, walk } from './visit.mjs';
 
 const LIMITS = { timeout: 120_000 };
 const ANOTHER_CUT_MS = 12_000;
+const WARNING_MAX_MS = 20_000;
 // What each transport has to do without to be the first that gets through.
 const LADDER = {
   webtransport: {},
@@ -29,8 +30,8 @@ after(async () => {
 });
 
 for (const [transport, lets] of Object.entries(LADDER)) {
-  test(`a visit is carried by ${transport}`, LIMITS, async () => {
-    const network = await Network.start(instance, transport, lets);
+  test(`a visit to a site that requires a key is carried by ${transport}`, LIMITS, async () => {
+    const network = await Network.start(instance, transport, lets, { keyed: true });
     networks.push(network);
     const context = await person(browser);
     const page = await context.newPage();
@@ -48,6 +49,24 @@ for (const [transport, lets] of Object.entries(LADDER)) {
     assert.equal(network.refused.includes('upgrade'), lets.upgrades === false, 'upgrades');
     assert.equal(network.refused.includes('call'), lets.calls === false, 'calls');
     assert.deepEqual(errors, []);
+  });
+}
+
+for (const [transport, lets] of Object.entries(LADDER)) {
+  test(`of a site in debug mode the console says what is not counted, by ${transport}`, LIMITS, async () => {
+    const rules = { debug: true, schema: { mode: 'enforce', events: { Signup: {} } } };
+    const network = await Network.start(instance, `debug-${transport}`, lets, { rules });
+    networks.push(network);
+    const context = await person(browser);
+    const page = await context.newPage();
+    const warnings = [];
+    page.on('console', (message) => message.text().startsWith('tideline: ') && warnings.push(message.text()));
+    await page.goto(`${network.shop}/`);
+    await page.waitForFunction(() => window.tideline);
+    await page.evaluate(() => tideline('Unlisted'));
+    await until('a warning', () => warnings.length, WARNING_MAX_MS);
+    await context.close();
+    assert.deepEqual(warnings.map((warning) => /not counted: .*schema/.test(warning)), [true], warnings.join());
   });
 }
 
