@@ -3,8 +3,8 @@
 # make build   builds only (release)
 # make check   format, lints and documentation, all warnings denied
 # make torture CYCLES=200   kills, stops and starves a region of real processes under load, and prints a table
-# make attack  hostile traffic of twelve kinds on a gateway with 200 pages, and two busy cores alone: what pages notice, SECONDS=20 each;
-#              ARGS='--only botnet'
+# make attack  hostile traffic of twelve kinds on a gateway with 200 pages, and half of the cores busy alone: what pages notice; three
+#              rounds of SECONDS=10 each; ARGS='--only botnet'
 # make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle. ARGS=--controls leaves out each rule in turn
 # make bench   what an event costs the gateway, in CPU time
 # make fuzz    throws bytes at everything that reads them from outside, SECONDS=600 a target; TARGET=batch for one
@@ -70,7 +70,7 @@ torture: test-machine build
 attack: test-machine build
 	$(say) 'tideline: release build of the attackers'
 	@cargo build --release --locked -p harness --bin attack
-	@ulimit -n $$(ulimit -Hn) && $(BUILD)/release/attack --seconds $(or $(SECONDS),20) --json $(BUILD)/attack.json $(ARGS)
+	@ulimit -n $$(ulimit -Hn) && $(BUILD)/release/attack --seconds $(or $(SECONDS),10) --json $(BUILD)/attack.json $(ARGS)
 
 fuzz: parts
 	@scripts/fuzz.sh $(or $(SECONDS),600) $(TARGET)

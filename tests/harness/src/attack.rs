@@ -1,8 +1,8 @@
 //! Hostile traffic on a gateway that well-behaved pages use: what they notice of it, and what the gateway keeps for it.
 //!
-//! Attackers are a process of their own ([`flood`]), which computes while nobody else has anything to do: theirs would be other
-//! machines. They come from addresses of 127.66.0.0/15, which no proxy vouches for; the pages come through one. One [`Kind`] after
-//! another, each in a file with its relatives.
+//! Attackers are a process of their own ([`flood`]) on half of the cores, which computes there while nobody else has anything to do:
+//! theirs would be other machines. They come from addresses of 127.66.0.0/15, which no proxy vouches for; the pages come through one.
+//! One [`Kind`] after another, each in a file with its relatives.
 
 pub mod flood;
 mod garbage;
@@ -24,7 +24,7 @@ use crate::audit;
 use crate::load::{Load, Plan};
 use crate::region::Region;
 use crate::tls;
-use flood::Target;
+use flood::{Flooded, Target};
 pub use kind::Kind;
 pub use outcome::{Measured, Outcome, Phase};
 
@@ -39,8 +39,11 @@ const WARM_UP: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, clap::Args)]
 pub struct Attack {
     /// Seconds of each attack, and of the quiet times before and after it.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 10)]
     pub seconds: u64,
+    /// How often each kind attacks, with its quiet times: figures are those of all rounds together.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: u32,
     /// Well-behaved pages at once.
     #[arg(long, default_value_t = 200)]
     pub agents: u32,
@@ -73,18 +76,24 @@ impl Attack {
         let mut outcome = Outcome { agents: self.agents, ..Default::default() };
         let kinds = if self.only.is_empty() { Kind::ALL.to_vec() } else { self.only.clone() };
         for kind in kinds {
-            let quiet = Duration::from_secs(self.seconds);
-            let before = phase(&load, gateway, sleep(quiet)).await;
-            let broken = load.broken();
-            let mut tries = String::new();
-            let attacked = async { tries = attack(attacker, kind, &target, quiet).await };
-            let during = phase(&load, gateway, attacked).await;
-            let after = phase(&load, gateway, sleep(quiet)).await;
-            let measured = Measured { kind, tries, before, during, after, broken: load.broken() - broken };
+            let lasts = Duration::from_secs(self.seconds);
+            let (mut before, mut during, mut after) = (Seen::default(), Seen::default(), Seen::default());
+            let (mut flooded, mut failure, broken) = (Flooded::default(), None, load.broken());
+            for _ in 0..self.rounds {
+                before.watch(&load, gateway, sleep(lasts)).await;
+                match during.watch(&load, gateway, attack(attacker, kind, &target, lasts)).await {
+                    Ok(round) => flooded += round,
+                    Err(why) => failure = Some(why),
+                }
+                after.watch(&load, gateway, sleep(lasts)).await;
+            }
+            let (before, during, after) = (before.phase(), during.phase(), after.phase());
+            let measured = Measured { kind, flooded, before, during, after, broken: load.broken() - broken };
             eprintln!("{measured}");
             outcome.attacks.push(measured);
-            if let Err(why) = region.is_whole() {
-                outcome.failure = Some(why);
+            let whole = region.is_whole().and_then(|()| region.gateways[0].process.said_no_error());
+            outcome.failure = failure.or(whole.err());
+            if outcome.failure.is_some() {
                 break;
             }
         }
@@ -103,18 +112,32 @@ impl Attack {
     }
 }
 
-/// Latencies and memory for as long as `lasts` does.
-async fn phase(load: &Load, gateway: Pid, lasts: impl Future<Output = ()>) -> Phase {
-    load.take_latencies();
-    let mut rss = vec![resident_bytes(gateway)];
-    let mut lasts = std::pin::pin!(lasts);
-    loop {
-        tokio::select! {
-            () = &mut lasts => break,
-            () = sleep(SAMPLE_EVERY) => rss.push(resident_bytes(gateway)),
-        }
+/// Latencies and memory of one kind of time.
+#[derive(Default)]
+struct Seen {
+    latencies: Vec<Duration>,
+    rss: Vec<u64>,
+}
+
+impl Seen {
+    /// For as long as `lasts` does.
+    async fn watch<T>(&mut self, load: &Load, gateway: Pid, lasts: impl Future<Output = T>) -> T {
+        load.take_latencies();
+        let mut lasts = std::pin::pin!(lasts);
+        let ended = loop {
+            self.rss.push(resident_bytes(gateway));
+            tokio::select! {
+                ended = &mut lasts => break ended,
+                () = sleep(SAMPLE_EVERY) => {}
+            }
+        };
+        self.latencies.extend(load.take_latencies());
+        ended
     }
-    Phase::of(load.take_latencies(), &rss)
+
+    fn phase(self) -> Phase {
+        Phase::of(self.latencies, &self.rss)
+    }
 }
 
 /// What a process has in memory; 0 if it is gone.
@@ -126,20 +149,25 @@ fn resident_bytes(process: Pid) -> u64 {
 }
 
 /// Runs the attackers for this long, and says what they did.
-async fn attack(attacker: &std::path::Path, kind: Kind, target: &Target, lasts: Duration) -> String {
+async fn attack(attacker: &std::path::Path, kind: Kind, target: &Target, lasts: Duration) -> Result<Flooded, String> {
+    // The other half has room for everybody else, as if attackers were elsewhere: with all of them full, pages wait for the machine.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &format!("0-{}", (cores / 2).max(1) - 1)]);
     // SCHED_IDLE: at the lowest nice value they would still have some per cent of each core, and turns of milliseconds.
-    let mut command = Command::new("chrt");
-    command.args(["--idle", "0"]).arg(attacker).args(target.arguments(kind, lasts));
+    command.args(["chrt", "--idle", "0"]).arg(attacker).args(target.arguments(kind, lasts));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().expect("the attacker starts");
     let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
     let until = Instant::now() + lasts + ATTACKER_MORE_MAX;
     match tokio::time::timeout_at(until, child.wait_with_output()).await {
-        Ok(Ok(output)) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        Ok(ended) => format!("the attacker failed: {ended:?}"),
+        Ok(Ok(output)) if output.status.success() => {
+            serde_json::from_slice(&output.stdout).map_err(|error| format!("what {} did: {error}", kind.name()))
+        }
+        Ok(ended) => Err(format!("the attacker failed: {ended:?}")),
         Err(_) => {
             let killed = pid.map(|pid| rustix::process::kill_process(pid, Signal::KILL));
-            format!("the attacker did not end in time: {killed:?}")
+            Err(format!("the attacker did not end in time: {killed:?}"))
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -57,6 +58,22 @@ pub struct Flood {
     pub target: Target,
 }
 
+/// What attackers did.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Flooded {
+    /// Connections, or what stands for one.
+    pub tries: u64,
+    /// What they did on them, as [`Kind::unit`] calls it.
+    pub done: u64,
+}
+
+impl std::ops::AddAssign for Flooded {
+    fn add_assign(&mut self, more: Self) {
+        self.tries += more.tries;
+        self.done += more.done;
+    }
+}
+
 /// One of them.
 #[derive(Clone)]
 pub(super) struct Attacker {
@@ -79,8 +96,8 @@ impl Target {
 }
 
 impl Flood {
-    /// Attacks until the time is over; what was done, in words.
-    pub async fn run(self) -> String {
+    /// Attacks until the time is over.
+    pub async fn run(self) -> Flooded {
         let until = Instant::now() + Duration::from_secs(self.seconds);
         let (target, done, tries) = (Arc::new(self.target), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut attackers = JoinSet::new();
@@ -92,8 +109,7 @@ impl Flood {
             }
         }
         let _ = timeout_at(until, async { while attackers.join_next().await.is_some() {} }).await;
-        let (tries, done) = (tries.load(Ordering::Relaxed), done.load(Ordering::Relaxed));
-        format!("{tries} tries, {done} {}", self.kind.unit())
+        Flooded { tries: tries.load(Ordering::Relaxed), done: done.load(Ordering::Relaxed) }
     }
 }
 

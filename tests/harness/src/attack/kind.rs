@@ -6,7 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// They only compute, each core full: what pages notice of that is this machine's, not the gateway's.
+    /// They only compute, on all cores that attackers have: what pages notice of that is this machine's, not the gateway's.
     Bystanders,
     /// As many sockets as a process may have, each with a head that grows by a byte a second.
     Slowloris,

@@ -8,6 +8,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::Kind;
+use super::flood::Flooded;
 
 /// Of the whole run.
 #[derive(Debug, Default, Serialize)]
@@ -31,8 +32,8 @@ pub struct Outcome {
 pub struct Measured {
     /// Which.
     pub kind: Kind,
-    /// What the attackers did, in words.
-    pub tries: String,
+    /// What the attackers did, all rounds together.
+    pub flooded: Flooded,
     /// A quiet time.
     pub before: Phase,
     /// The attack.
@@ -43,7 +44,7 @@ pub struct Measured {
     pub broken: u64,
 }
 
-/// A time of it.
+/// The same time of all rounds.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Phase {
     /// Batches that were acknowledged.
@@ -88,11 +89,14 @@ impl Outcome {
 
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, tries, before, during, after, broken } = self;
+        let Self { kind, flooded, before, during, after, broken } = self;
         write!(
             f,
-            "{}: {tries}; p99 {:.1} → {:.1} → {:.1} ms, memory {} → {} → {} MiB, {broken} connections of pages broke",
+            "{}: {} tries, {} {}; p99 {:.1} → {:.1} → {:.1} ms, memory {} → {} → {} MiB, {broken} connections of pages broke",
             kind.name(),
+            flooded.tries,
+            flooded.done,
+            kind.unit(),
             before.p99_ms,
             during.p99_ms,
             after.p99_ms,
@@ -108,6 +112,7 @@ impl fmt::Display for Outcome {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN).set_header([
             "attack",
+            "tries",
             "what attackers did",
             "p99 before, ms",
             "during",
@@ -122,7 +127,8 @@ impl fmt::Display for Outcome {
             let ms = |ms: f64| format!("{ms:.1}");
             table.add_row([
                 attack.kind.name(),
-                attack.tries.clone(),
+                attack.flooded.tries.to_string(),
+                format!("{} {}", attack.flooded.done, attack.kind.unit()),
                 ms(attack.before.p99_ms),
                 ms(attack.during.p99_ms),
                 ms(attack.after.p99_ms),

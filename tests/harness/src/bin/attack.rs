@@ -27,7 +27,7 @@ enum Command {
 async fn main() -> ExitCode {
     let Cli { attack, command } = Cli::parse();
     if let Some(Command::Flood(flood)) = command {
-        println!("{}", flood.run().await);
+        println!("{}", serde_json::json!(flood.run().await));
         return ExitCode::SUCCESS;
     }
     let this = match std::env::current_exe() {
