@@ -34,6 +34,8 @@ use crate::transports::quic::Arrived;
 use crate::transports::{HEADER_BYTES_MAX, WRITE_MAX, http3, proxy_protocol, routes, tls};
 
 const BACKLOG: i32 = 4096;
+/// What the system takes from a client before the gateway has read it: left alone, it grows to megabytes for whoever sends without end.
+const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
 /// After this long a stopping core drops what has not finished: its batches are in the log, and their agents ask again.
 const DRAIN_MAX: Duration = Duration::from_secs(8);
 /// Sockets fail to be accepted when files run out; a pause lets some close.
@@ -140,6 +142,7 @@ fn shared_listener(address: SocketAddr) -> io::Result<StdListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?; // accepted sockets inherit it
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -26,7 +26,7 @@ use crate::region::Region;
 use crate::tls;
 use flood::{Flooded, Target};
 pub use kind::Kind;
-pub use outcome::{Measured, Outcome, Phase};
+pub use outcome::{Measured, Memory, Outcome, Phase, Round};
 
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
@@ -41,8 +41,8 @@ pub struct Attack {
     /// Seconds of each attack, and of the quiet times before and after it.
     #[arg(long, default_value_t = 10)]
     pub seconds: u64,
-    /// How often each kind attacks, with its quiet times: figures are those of all rounds together.
-    #[arg(long, default_value_t = 3)]
+    /// How often each kind attacks, a quiet time in front of each: figures are the medians, so that one stall of the machine is not the gateway's.
+    #[arg(long, default_value_t = 5)]
     pub rounds: u32,
     /// Well-behaved pages at once.
     #[arg(long, default_value_t = 200)]
@@ -77,18 +77,20 @@ impl Attack {
         let kinds = if self.only.is_empty() { Kind::ALL.to_vec() } else { self.only.clone() };
         for kind in kinds {
             let lasts = Duration::from_secs(self.seconds);
-            let (mut before, mut during, mut after) = (Seen::default(), Seen::default(), Seen::default());
+            let (mut rounds, mut rss) = (Vec::new(), Vec::new());
             let (mut flooded, mut failure, broken) = (Flooded::default(), None, load.broken());
             for _ in 0..self.rounds {
-                before.watch(&load, gateway, sleep(lasts)).await;
-                match during.watch(&load, gateway, attack(attacker, kind, &target, lasts)).await {
+                let (before, ()) = watch(&load, gateway, &mut rss, sleep(lasts)).await;
+                let (during, attacked) = watch(&load, gateway, &mut rss, attack(attacker, kind, &target, lasts)).await;
+                rounds.push(Round { before, during });
+                match attacked {
                     Ok(round) => flooded += round,
                     Err(why) => failure = Some(why),
                 }
-                after.watch(&load, gateway, sleep(lasts)).await;
             }
-            let (before, during, after) = (before.phase(), during.phase(), after.phase());
-            let measured = Measured { kind, flooded, before, during, after, broken: load.broken() - broken };
+            let (after, ()) = watch(&load, gateway, &mut rss, sleep(lasts)).await;
+            let (memory, broken) = (Memory::of(&rss), load.broken() - broken);
+            let measured = Measured { kind, flooded, rounds, after, memory, broken };
             eprintln!("{measured}");
             outcome.attacks.push(measured);
             let whole = region.is_whole().and_then(|()| region.gateways[0].process.said_no_error());
@@ -112,32 +114,18 @@ impl Attack {
     }
 }
 
-/// Latencies and memory of one kind of time.
-#[derive(Default)]
-struct Seen {
-    latencies: Vec<Duration>,
-    rss: Vec<u64>,
-}
-
-impl Seen {
-    /// For as long as `lasts` does.
-    async fn watch<T>(&mut self, load: &Load, gateway: Pid, lasts: impl Future<Output = T>) -> T {
-        load.take_latencies();
-        let mut lasts = std::pin::pin!(lasts);
-        let ended = loop {
-            self.rss.push(resident_bytes(gateway));
-            tokio::select! {
-                ended = &mut lasts => break ended,
-                () = sleep(SAMPLE_EVERY) => {}
-            }
-        };
-        self.latencies.extend(load.take_latencies());
-        ended
-    }
-
-    fn phase(self) -> Phase {
-        Phase::of(self.latencies, &self.rss)
-    }
+/// Latencies for as long as `lasts` does, and samples of the gateway's memory.
+async fn watch<T>(load: &Load, gateway: Pid, rss: &mut Vec<u64>, lasts: impl Future<Output = T>) -> (Phase, T) {
+    load.take_latencies();
+    let mut lasts = std::pin::pin!(lasts);
+    let ended = loop {
+        rss.push(resident_bytes(gateway));
+        tokio::select! {
+            ended = &mut lasts => break ended,
+            () = sleep(SAMPLE_EVERY) => {}
+        }
+    };
+    (Phase::of(load.take_latencies()), ended)
 }
 
 /// What a process has in memory; 0 if it is gone.

@@ -9,15 +9,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Read at once. Then it is the turn of the core's other connections.
-const TURN_BYTES: usize = 4 * 1024;
+/// Read at once, as much as an agent's message seldom exceeds. Then it is the turn of the core's other connections: so much in frames of
+/// one byte is tens of microseconds.
+const TURN_BYTES: usize = 1024;
 /// What a frame's head may take beside its payload: an eighth would be fragments of 64 bytes.
 const OVERHEAD: usize = 4;
 /// Of the largest message so much is read without a pause: a frame of the size that agents may send, whole.
 const UNPAUSED: usize = 4;
 /// A pause for so much of the largest message that is read behind that.
 const STEP: usize = 64;
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(100);
 /// Pings and pongs are no messages. After so long without one they are begun to be counted anew: an idle page answers one a minute.
 const COUNTED_FOR: Duration = Duration::from_secs(10);
 

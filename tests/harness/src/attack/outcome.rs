@@ -34,17 +34,37 @@ pub struct Measured {
     pub kind: Kind,
     /// What the attackers did, all rounds together.
     pub flooded: Flooded,
-    /// A quiet time.
-    pub before: Phase,
-    /// The attack.
-    pub during: Phase,
-    /// A quiet time again.
+    /// One behind the other.
+    pub rounds: Vec<Round>,
+    /// A quiet time behind the last.
     pub after: Phase,
+    /// The gateway's memory.
+    pub memory: Memory,
     /// Connections of pages that broke meanwhile.
     pub broken: u64,
 }
 
-/// The same time of all rounds.
+/// Of one round.
+#[derive(Debug, Serialize)]
+pub struct Round {
+    /// A quiet time.
+    pub before: Phase,
+    /// The attack.
+    pub during: Phase,
+}
+
+/// Of one kind of attack, resident bytes.
+#[derive(Debug, Serialize)]
+pub struct Memory {
+    /// In front of its first round.
+    pub before: u64,
+    /// In all its rounds and quiet times.
+    pub highest: u64,
+    /// Behind its last round.
+    pub after: u64,
+}
+
+/// A time of it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Phase {
     /// Batches that were acknowledged.
@@ -53,30 +73,44 @@ pub struct Phase {
     pub p50_ms: f64,
     /// Likewise.
     pub p99_ms: f64,
-    /// The gateway's memory at its largest.
-    pub rss_bytes: u64,
 }
 
 impl Phase {
-    pub(super) fn of(mut latencies: Vec<Duration>, rss: &[u64]) -> Self {
+    pub(super) fn of(mut latencies: Vec<Duration>) -> Self {
         latencies.sort_unstable();
         let at = |share: f64| {
             let place = (latencies.len() as f64 * share) as usize;
             latencies.get(place.min(latencies.len().saturating_sub(1))).map_or(f64::NAN, |ms| ms.as_secs_f64() * 1e3)
         };
-        let rss_bytes = rss.iter().copied().max().unwrap_or(0);
-        Self { acknowledged: latencies.len(), p50_ms: at(0.5), p99_ms: at(0.99), rss_bytes }
-    }
-
-    fn mib(&self) -> String {
-        format!("{:.0}", self.rss_bytes as f64 / f64::from(1 << 20))
+        Self { acknowledged: latencies.len(), p50_ms: at(0.5), p99_ms: at(0.99) }
     }
 }
 
+impl Memory {
+    pub(super) fn of(samples: &[u64]) -> Self {
+        let [before, highest, after] = [samples.first(), samples.iter().max(), samples.last()];
+        let known = |sample: Option<&u64>| sample.copied().unwrap_or(0);
+        Self { before: known(before), highest: known(highest), after: known(after) }
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.0}", bytes as f64 / f64::from(1 << 20))
+}
+
 impl Measured {
-    /// The pages' p99 during the attack, as a multiple of that before it.
-    pub fn p99_ratio(&self) -> f64 {
-        self.during.p99_ms / self.before.p99_ms
+    /// The pages' p99 before the attack and during it, milliseconds, and the second as a multiple of the first; of each the rounds' median.
+    pub fn p99(&self) -> [f64; 3] {
+        let median = |of: fn(&Round) -> f64| {
+            let mut of_rounds: Vec<_> = self.rounds.iter().map(of).collect();
+            of_rounds.sort_by(f64::total_cmp);
+            of_rounds.get(of_rounds.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        [
+            median(|round| round.before.p99_ms),
+            median(|round| round.during.p99_ms),
+            median(|round| round.during.p99_ms / round.before.p99_ms),
+        ]
     }
 }
 
@@ -89,20 +123,19 @@ impl Outcome {
 
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, flooded, before, during, after, broken } = self;
+        let Self { kind, flooded, after, memory, broken, .. } = self;
+        let [before, during, ratio] = self.p99();
         write!(
             f,
-            "{}: {} tries, {} {}; p99 {:.1} → {:.1} → {:.1} ms, memory {} → {} → {} MiB, {broken} connections of pages broke",
+            "{}: {} tries, {} {}; p99 {before:.1} → {during:.1} ({ratio:.2}) → {:.1} ms, memory {} → {} → {} MiB, {broken} connections of pages broke",
             kind.name(),
             flooded.tries,
             flooded.done,
             kind.unit(),
-            before.p99_ms,
-            during.p99_ms,
             after.p99_ms,
-            before.mib(),
-            during.mib(),
-            after.mib(),
+            mib(memory.before),
+            mib(memory.highest),
+            mib(memory.after),
         )
     }
 }
@@ -119,23 +152,24 @@ impl fmt::Display for Outcome {
             "after",
             "during / before",
             "MiB before",
-            "during",
+            "highest",
             "after",
             "broke",
         ]);
         for attack in &self.attacks {
             let ms = |ms: f64| format!("{ms:.1}");
+            let [before, during, ratio] = attack.p99();
             table.add_row([
                 attack.kind.name(),
                 attack.flooded.tries.to_string(),
                 format!("{} {}", attack.flooded.done, attack.kind.unit()),
-                ms(attack.before.p99_ms),
-                ms(attack.during.p99_ms),
+                ms(before),
+                ms(during),
                 ms(attack.after.p99_ms),
-                format!("{:.2}", attack.p99_ratio()),
-                attack.before.mib(),
-                attack.during.mib(),
-                attack.after.mib(),
+                format!("{ratio:.2}"),
+                mib(attack.memory.before),
+                mib(attack.memory.highest),
+                mib(attack.memory.after),
                 attack.broken.to_string(),
             ]);
         }
