@@ -3,7 +3,7 @@
 # make build   builds only (release)
 # make check   format, lints and documentation, all warnings denied
 # make torture CYCLES=200   kills, stops and starves a region of real processes under load, and prints a table
-# make attack  hostile traffic of twelve kinds on a gateway with 200 pages, and half of the cores busy alone: what pages notice; three
+# make attack  hostile traffic of twelve kinds on a gateway with 200 pages, and half of the cores busy alone: what pages notice; five
 #              rounds of SECONDS=10 each; ARGS='--only botnet'
 # make simulate  the whole system under SEEDS=1000 seeds: virtual time, faults, an oracle. ARGS=--controls leaves out each rule in turn
 # make bench   what an event costs the gateway, in CPU time

@@ -247,9 +247,8 @@ impl<'a> Roles<'a> {
 }
 
 async fn make_sites(central: &Central, sites: &[Site]) -> anyhow::Result<()> {
-    let known = central.sites().await?;
     for site in sites {
-        central.make_site(site, &known).await.with_context(|| format!("cannot make the site {}", site.name))?;
+        central.make_site(site).await.with_context(|| format!("cannot make the site {}", site.name))?;
     }
     Ok(())
 }
@@ -272,7 +271,7 @@ async fn open_shop(
     let address = listener.local_addr()?;
     let url = port::url(address);
     let site = Site { name: DEMO_SITE.to_owned(), origins: shop::origins(address), timezone: None };
-    let KnownSite { snippet, .. } = central.make_site(&site, &central.sites().await?).await?;
+    let KnownSite { snippet, .. } = central.make_site(&site).await?;
     tokio::spawn({
         let stop = stop.clone();
         async move {

@@ -9,7 +9,6 @@ use crate::api::{Api, ApiError};
 use crate::up::site::Site;
 
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
-const DEFAULT_TIMEZONE: &str = "UTC";
 
 /// Central's API, with the key for all sites.
 pub struct Central {
@@ -33,7 +32,7 @@ struct KnownSites {
 struct NewSite<'a> {
     site_id: &'a str,
     origins: &'a [String],
-    timezone: &'a str,
+    timezone: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -54,11 +53,8 @@ impl Central {
     }
 
     /// Makes the site, or gives an existing one these origins. A timezone that was not named stays as it is.
-    pub async fn make_site(&self, site: &Site, known: &[KnownSite]) -> Result<KnownSite, ApiError> {
-        let same = known.iter().find(|known| known.site_id == site.name);
-        let timezone = site.timezone.as_deref().or(same.map(|same| same.timezone.as_str()));
-        let body =
-            NewSite { site_id: &site.name, origins: &site.origins, timezone: timezone.unwrap_or(DEFAULT_TIMEZONE) };
+    pub async fn make_site(&self, site: &Site) -> Result<KnownSite, ApiError> {
+        let body = NewSite { site_id: &site.name, origins: &site.origins, timezone: site.timezone.as_deref() };
         self.api.ask(self.api.request(Method::POST, "/api/v2/sites").json(&body)).await
     }
 

@@ -86,7 +86,7 @@ async fn whoever_sends_to_a_site_in_debug_mode_hears_what_became_of_the_events()
         assert_eq!((&notice.sid[..], notice.seq), (&stream.as_bytes()[..], 1));
         assert!(!notice.message.contains("jane"), "{}", notice.message);
         heard.push((notice.event, notice.reason(), notice.message.contains("`plan`")));
-        lines.push(format!("event {}: {}", notice.event, notice.message));
+        lines.push(notice.message);
     }
     let expected = [(1, Reason::PersonalData, false), (2, Reason::SchemaProps, true), (3, Reason::SchemaEvent, false)];
     assert_eq!(heard, expected, "and then the acknowledgement");

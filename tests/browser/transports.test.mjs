@@ -61,12 +61,23 @@ for (const [transport, lets] of Object.entries(LADDER)) {
     const page = await context.newPage();
     const warnings = [];
     page.on('console', (message) => message.text().startsWith('tideline: ') && warnings.push(message.text()));
+    const before = await instance.batches();
+    const more = async () => ((await instance.batches())[transport] ?? 0) - (before[transport] ?? 0);
     await page.goto(`${network.shop}/`);
     await page.waitForFunction(() => window.tideline);
+    // What comes before the agent is connected is posted.
+    const connected = async () => {
+      await page.evaluate(() => tideline('Signup'));
+      return (await more()) > 0;
+    };
+    await until(`a batch by ${transport}`, connected, WARNING_MAX_MS);
     await page.evaluate(() => tideline('Unlisted'));
     await until('a warning', () => warnings.length, WARNING_MAX_MS);
+    const then = await more();
+    await page.evaluate(() => tideline('Signup'));
+    await until('a batch behind it', async () => (await more()) > then, WARNING_MAX_MS);
     await context.close();
-    assert.deepEqual(warnings.map((warning) => /not counted: .*schema/.test(warning)), [true], warnings.join());
+    assert.deepEqual(warnings.map((warning) => /^tideline: event \d+: not counted: .*schema/.test(warning)), [true], warnings.join());
   });
 }
 

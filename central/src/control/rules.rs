@@ -20,7 +20,7 @@ pub struct NewRules {
     /// Without one pages send what they like.
     schema: Option<Schema>,
     personal_data: PersonalData,
-    /// Sessions are told of each event that is refused, redacted or observed.
+    /// Whoever sends is told of each event that is refused, redacted or observed.
     debug: bool,
     /// Of browsers that say that a program drives them.
     automated: Automated,

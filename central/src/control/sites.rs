@@ -35,8 +35,8 @@ pub struct SiteChange {
     pub name: String,
     /// As [`Site::origins`].
     pub origins: Vec<String>,
-    /// As [`Site::timezone`].
-    pub timezone: String,
+    /// As [`Site::timezone`]; UTC is the default.
+    pub timezone: Option<String>,
     /// As [`Site::raw`].
     pub raw: Option<Raw>,
     /// As [`Site::rules`].
@@ -102,7 +102,7 @@ const TOLD_WITHIN_MS: u64 = 60 * 60 * 1000;
 
 impl SiteChange {
     /// Checks every part and brings the origins into a browser's form.
-    pub fn try_new(name: &str, origins: &[String], timezone: &str) -> Result<Self, SiteError> {
+    pub fn try_new(name: &str, origins: &[String], timezone: Option<&str>) -> Result<Self, SiteError> {
         if !is_name(name) {
             return Err(SiteError::Name(name.to_owned()));
         }
@@ -111,8 +111,10 @@ impl SiteChange {
         }
         let form = |origin: &String| origin.parse().map(|origin: SiteOrigin| origin.to_string());
         let origins = origins.iter().map(form).collect::<Result<_, _>>()?;
-        TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
-        let (name, timezone) = (name.to_owned(), timezone.to_owned());
+        if let Some(timezone) = timezone {
+            TimeZone::get(timezone).map_err(|_| SiteError::Timezone(timezone.to_owned()))?;
+        }
+        let (name, timezone) = (name.to_owned(), timezone.map(str::to_owned));
         Ok(Self { name, origins, timezone, raw: None, rules: None, tenant: None, key_required: None })
     }
 
@@ -147,10 +149,10 @@ impl Control {
         // What is left out is what the row has in this moment: of two changes at once, none takes the other back.
         sqlx::query(
             "INSERT INTO sites (name, timezone, origins, created_ms, raw, raw_since_ms, rules, tenant, key_required)
-             VALUES (?1, ?2, ?3, ?4, coalesce(?5, ?9), CASE coalesce(?5, ?9) WHEN 'central' THEN 0 END,
+             VALUES (?1, coalesce(?2, 'UTC'), ?3, ?4, coalesce(?5, ?9), CASE coalesce(?5, ?9) WHEN 'central' THEN 0 END,
                      coalesce(?6, ?10), coalesce(?7, ''), coalesce(?8, FALSE))
              ON CONFLICT (name) DO UPDATE
-             SET timezone = excluded.timezone, origins = excluded.origins, raw = coalesce(?5, raw), rules = coalesce(?6, rules),
+             SET timezone = coalesce(?2, timezone), origins = excluded.origins, raw = coalesce(?5, raw), rules = coalesce(?6, rules),
                  tenant = coalesce(?7, tenant), key_required = coalesce(?8, key_required),
                  raw_since_ms = CASE coalesce(?5, raw) WHEN 'none' THEN NULL ELSE iif(raw = 'central', raw_since_ms, ?4) END",
         )
@@ -210,14 +212,14 @@ mod tests {
     #[test]
     fn origins_take_the_form_that_browsers_send() {
         let origins = ["HTTPS://Example.com:443/", "http://localhost:8090", "https://*.Example.com"].map(str::to_owned);
-        let site = SiteChange::try_new("example.com", &origins, "Asia/Kathmandu").unwrap();
+        let site = SiteChange::try_new("example.com", &origins, Some("Asia/Kathmandu")).unwrap();
         assert_eq!(site.origins, ["https://example.com", "http://localhost:8090", "https://*.example.com"]);
     }
 
     #[test]
     fn what_cannot_be_a_site_is_refused_with_the_part_that_is_wrong() {
         let origins = ["https://example.com".to_owned()];
-        let name = |name| SiteChange::try_new(name, &origins, "UTC").unwrap_err();
+        let name = |name| SiteChange::try_new(name, &origins, Some("UTC")).unwrap_err();
         for wrong in ["", "a b", "a\"><script>", "ü", &"a".repeat(101)] {
             assert!(matches!(name(wrong), SiteError::Name(_)), "{wrong}");
         }
@@ -229,16 +231,19 @@ mod tests {
             "*",
             "https://*.com",
         ] {
-            let error = SiteChange::try_new("s", &[wrong.to_owned()], "UTC").unwrap_err();
+            let error = SiteChange::try_new("s", &[wrong.to_owned()], Some("UTC")).unwrap_err();
             assert!(matches!(error, SiteError::Origin(_)), "{wrong}");
         }
-        assert_eq!(SiteChange::try_new("s", &[], "UTC").unwrap_err(), SiteError::Origins(0));
-        let of = |tenant| SiteChange::try_new("s", &origins, "UTC").unwrap().of_tenant(tenant);
+        assert_eq!(SiteChange::try_new("s", &[], Some("UTC")).unwrap_err(), SiteError::Origins(0));
+        let of = |tenant| SiteChange::try_new("s", &origins, Some("UTC")).unwrap().of_tenant(tenant);
         assert_eq!(of("a b").unwrap_err(), SiteError::Tenant("a b".to_owned()));
         assert_eq!(
             [of("acme").unwrap().tenant, of("").unwrap().tenant],
             [Some("acme"), Some("")].map(|tenant| tenant.map(str::to_owned))
         );
-        assert!(matches!(SiteChange::try_new("s", &origins, "Mars/Olympus").unwrap_err(), SiteError::Timezone(_)));
+        assert!(matches!(
+            SiteChange::try_new("s", &origins, Some("Mars/Olympus")).unwrap_err(),
+            SiteError::Timezone(_)
+        ));
     }
 }

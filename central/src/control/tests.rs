@@ -77,7 +77,7 @@ async fn links_and_sessions_expire() {
 #[tokio::test]
 async fn a_key_of_one_site_sees_that_site_alone() {
     let (_folder, control) = control().await;
-    let site = SiteChange::try_new("a.example", &["https://a.example".to_owned()], "UTC").unwrap();
+    let site = SiteChange::try_new("a.example", &["https://a.example".to_owned()], None).unwrap();
     control.put_site(&site, noon()).await.unwrap();
     let narrow = control.create_key("export", Some("a.example"), noon()).await.unwrap();
     let wide = control.create_key("script", None, noon()).await.unwrap();
@@ -108,7 +108,7 @@ async fn a_changed_site_is_published_and_kept() {
     let (folder, control) = control().await;
     let mut published = control.published();
     published.mark_unchanged();
-    let site = |origin: &str| SiteChange::try_new("shop", &[origin.to_owned()], "Europe/Berlin").unwrap();
+    let site = |origin: &str| SiteChange::try_new("shop", &[origin.to_owned()], Some("Europe/Berlin")).unwrap();
     control.put_site(&site("https://a.example"), noon()).await.unwrap();
     assert!(published.has_changed().unwrap());
     published.mark_unchanged();
@@ -129,27 +129,51 @@ async fn what_a_change_leaves_out_stays_and_the_rest_is_published_and_kept() {
     let new =
         serde_json::from_str(r#"{"schema": {"mode": "enforce", "events": {"Signup": {}}}, "debug": true}"#).unwrap();
     let rules = rules::Rules::try_new(new).unwrap();
-    let change = SiteChange::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
-    let made = control.put_site(&change, noon()).await.unwrap().unwrap();
-    assert_eq!(made.raw, sites::Raw::Central);
-    assert_eq!((made.rules, made.tenant, made.key_required), (rules::Rules::default(), String::new(), false));
-    let mut published = control.published();
-    published.mark_unchanged();
+    let site = |timezone| SiteChange::try_new("shop", &["https://a.example".to_owned()], timezone).unwrap();
+    let made = control.put_site(&site(None), noon()).await.unwrap().unwrap();
+    assert_eq!((&*made.timezone, made.raw, &*made.tenant), ("UTC", sites::Raw::Central, ""));
+    assert_eq!((made.rules, made.key_required), (rules::Rules::default(), false));
+    let published = control.published();
     let changes = [
-        SiteChange { rules: Some(rules.clone()), ..change.clone() },
-        change.clone().of_tenant("acme").unwrap(),
-        SiteChange { raw: Some(sites::Raw::None), ..change.clone() },
-        change,
+        site(Some("Europe/Berlin")),
+        SiteChange { rules: Some(rules.clone()), ..site(None) },
+        site(None).of_tenant("acme").unwrap(),
+        SiteChange { raw: Some(sites::Raw::None), ..site(None) },
+        SiteChange { raw: Some(sites::Raw::Central), ..site(None) },
     ];
     for change in changes {
-        control.put_site(&change, noon()).await.unwrap();
+        let before = control.site("shop");
+        let changed = control.put_site(&change, noon()).await.unwrap();
+        assert!(changed != before && published.borrow().sites.get("shop") == changed.as_ref(), "gateways are told");
     }
-    assert!(published.has_changed().unwrap(), "gateways are told");
+    let whole_from = control.raw_whole_from_ms("shop");
+    assert!(whole_from.is_some_and(|from_ms| from_ms > 0), "it did without them for a while");
+    control.put_site(&site(None), noon() + SignedDuration::from_hours(9)).await.unwrap();
     control.close().await;
     let reopened = Control::open(folder.path()).await.unwrap();
     let kept = reopened.site("shop").unwrap();
-    assert_eq!((kept.rules, &*kept.tenant, kept.raw), (rules, "acme", sites::Raw::None));
-    assert_eq!(reopened.raw_whole_from_ms("shop"), None);
+    assert_eq!((&*kept.timezone, kept.rules, &*kept.tenant), ("Europe/Berlin", rules, "acme"));
+    assert_eq!((kept.raw, reopened.raw_whole_from_ms("shop")), (sites::Raw::Central, whole_from));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_changes_at_once_none_takes_the_other_back() {
+    let (_folder, control) = control().await;
+    let control = Arc::new(control);
+    let site = |timezone| SiteChange::try_new("shop", &["https://a.example".to_owned()], timezone).unwrap();
+    for round in 0..20 {
+        let timezone = if round % 2 == 0 { "Europe/Berlin" } else { "Asia/Tokyo" };
+        let tenant = format!("tenant-{round}");
+        let changes = [site(Some(timezone)), site(None).of_tenant(&tenant).unwrap()].map(|change| {
+            let control = control.clone();
+            tokio::spawn(async move { control.put_site(&change, noon()).await.unwrap() })
+        });
+        for change in changes {
+            change.await.unwrap();
+        }
+        let site = control.site("shop").unwrap();
+        assert_eq!((&*site.timezone, site.tenant), (timezone, tenant));
+    }
 }
 
 #[tokio::test]
@@ -157,7 +181,7 @@ async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays()
     use site_keys::{Deletion, NewKey, SITE_KEYS_MAX};
     let (folder, control) = control().await;
     assert!(matches!(control.create_site_key("shop", noon()).await.unwrap(), NewKey::UnknownSite));
-    let mut site = SiteChange::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
+    let mut site = SiteChange::try_new("shop", &["https://a.example".to_owned()], None).unwrap();
     let made = control.put_site(&site, noon()).await.unwrap();
     let shut = SiteChange { key_required: Some(true), ..site.clone() };
     assert_eq!(control.put_site(&shut, noon()).await.unwrap(), None, "it has no key yet");
@@ -200,7 +224,7 @@ async fn keys_of_a_site_are_kept_as_hashes_and_the_last_that_is_required_stays()
 async fn raw_rows_are_whole_from_an_hour_after_a_site_wanted_them_again() {
     let (folder, control) = control().await;
     let put = async |raw, now| {
-        let mut site = SiteChange::try_new("shop", &["https://a.example".to_owned()], "UTC").unwrap();
+        let mut site = SiteChange::try_new("shop", &["https://a.example".to_owned()], None).unwrap();
         site.raw = Some(raw);
         control.put_site(&site, at(now)).await.unwrap();
         control.raw_whole_from_ms("shop")
@@ -225,7 +249,7 @@ async fn of_sites_made_at_once_none_is_missing_from_what_is_published() {
     for round in 0..20 {
         let made = (0..AT_ONCE).map(|n| {
             let site =
-                SiteChange::try_new(&format!("site-{round}-{n}"), &["https://a.example".to_owned()], "UTC").unwrap();
+                SiteChange::try_new(&format!("site-{round}-{n}"), &["https://a.example".to_owned()], None).unwrap();
             let control = control.clone();
             tokio::spawn(async move { control.put_site(&site, noon()).await.unwrap() })
         });

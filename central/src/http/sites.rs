@@ -36,8 +36,8 @@ pub async fn list(State(dashboard): State<Arc<Dashboard>>, Caller(principal): Ca
 pub struct NewSite {
     site_id: String,
     origins: Vec<String>,
-    #[serde(default = "utc")]
-    timezone: String,
+    /// Without it a site keeps what it has; a new one gets UTC.
+    timezone: Option<String>,
     /// `central` or `none`; without it a site keeps what it has, a new one gets `central`.
     raw: Option<Raw>,
     /// Without them a site keeps what it has, a new one gets the defaults.
@@ -48,10 +48,6 @@ pub struct NewSite {
     key_required: Option<bool>,
 }
 
-fn utc() -> String {
-    "UTC".to_owned()
-}
-
 /// `POST /api/v2/sites`
 pub async fn put(
     State(dashboard): State<Arc<Dashboard>>,
@@ -60,7 +56,7 @@ pub async fn put(
 ) -> Result<Json<Value>, Problem> {
     of_all_sites(&principal, "change sites")?;
     let invalid = |error: SiteError| Problem::invalid(error.to_string());
-    let mut change = SiteChange::try_new(&new.site_id, &new.origins, &new.timezone).map_err(invalid)?;
+    let mut change = SiteChange::try_new(&new.site_id, &new.origins, new.timezone.as_deref()).map_err(invalid)?;
     if let Some(tenant) = new.tenant {
         change = change.of_tenant(&tenant).map_err(invalid)?;
     }

@@ -8,6 +8,9 @@ use proto::wire::{Reader, Value};
 
 use crate::ingest::validate::{Notice, explain, is_final};
 
+/// An agent reads frames of 16 KiB at most: an acknowledgement that it does not read would be asked for again and again.
+const ACK_MESSAGE_BYTES_MAX: usize = 12 * 1024;
+
 /// The end of a batch's way: it is durable, and Redis has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -59,15 +62,19 @@ pub fn frames(answers: &[Answer], server_ms: u64) -> Vec<ServerFrame> {
     frames
 }
 
-/// The one frame that answers a batch which came without a session, with what it noticed.
+/// The one frame that answers a batch which came without a session; an acknowledgement has the notices of its events, as many as fit.
 pub fn only_frame(answer: Answer, notices: &[agent::Notice], server_ms: u64) -> ServerFrame {
-    let Answer { sid, seq, refused } = answer;
-    let sid = sid.as_bytes().to_vec();
-    if let Some(reason) = refused {
-        return reject(sid, seq, reason, server_ms);
+    let mut frame = frames(&[answer], server_ms).pop().unwrap_or_default();
+    if let Some(Frame::Ack(ack)) = &mut frame.frame {
+        for agent::Notice { message, .. } in notices {
+            if ack.message.len() + message.len() > ACK_MESSAGE_BYTES_MAX {
+                break;
+            }
+            ack.message += if ack.message.is_empty() { "" } else { "\n" };
+            ack.message += message;
+        }
     }
-    let lines: Vec<_> = notices.iter().map(|notice| format!("event {}: {}", notice.event, notice.message)).collect();
-    frame(Frame::Ack(Ack { sid, seqs: vec![seq], server_ms, message: lines.join("\n") }))
+    frame
 }
 
 /// Not a refusal: the batch keeps its number and comes again after `wait_ms`.
@@ -79,7 +86,7 @@ pub fn throttle(sid: Vec<u8>, seq: u32, wait_ms: u32) -> ServerFrame {
 pub fn notices(sid: Sid, seq: u32, notices: Vec<Notice>) -> Vec<agent::Notice> {
     let notice = |Notice { event, reason, message }| {
         let sid = sid.as_bytes().to_vec();
-        agent::Notice { sid, seq, event, reason: reason.into(), message }
+        agent::Notice { sid, seq, event, reason: reason.into(), message: format!("event {event}: {message}") }
     };
     notices.into_iter().map(notice).collect()
 }
@@ -110,6 +117,25 @@ fn reject(sid: Vec<u8>, seq: u32, reason: Reason, server_ms: u64) -> ServerFrame
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_only_frame_says_what_fits_an_agent_of_a_batch_that_counts() {
+        let sid = Sid::from_parts(1, [1; 10]);
+        let told = |event, bytes| Notice { event, reason: Reason::SchemaProps, message: "x".repeat(bytes) };
+        let message = |noticed: Vec<Notice>, refused| {
+            let answer = Answer { sid, seq: 1, refused };
+            match only_frame(answer, &notices(sid, 1, noticed), 7).frame {
+                Some(Frame::Ack(ack)) if refused.is_none() && ack.seqs == [1] => ack.message,
+                Some(Frame::Reject(reject)) if refused == Some(reject.reason()) => reject.message,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(message(vec![], None), "");
+        assert_eq!(message(vec![told(0, 1), told(3, 2)], None), "event 0: x\nevent 3: xx");
+        let long = message((0..20).map(|event| told(event, 5_000)).collect(), None);
+        assert!(long.lines().count() == 2 && long.len() <= ACK_MESSAGE_BYTES_MAX, "{}", long.len());
+        assert_eq!(message(vec![told(0, 1)], Some(Reason::Bot)), explain(Reason::Bot));
+    }
 
     #[test]
     fn acknowledgements_of_a_sid_share_a_frame() {

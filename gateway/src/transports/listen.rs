@@ -34,7 +34,8 @@ use crate::transports::quic::Arrived;
 use crate::transports::{HEADER_BYTES_MAX, WRITE_MAX, http3, proxy_protocol, routes, tls};
 
 const BACKLOG: i32 = 4096;
-/// What the system takes from a client before the gateway has read it: left alone, it grows to megabytes for whoever sends without end.
+/// What the system takes from a client before the gateway has read it, as large as HTTP/2's window of a connection: left alone, it grows
+/// to megabytes for whoever sends without end. Linux doubles it for what it keeps beside the bytes, and takes `net.core.rmem_max` at most.
 const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
 /// After this long a stopping core drops what has not finished: its batches are in the log, and their agents ask again.
 const DRAIN_MAX: Duration = Duration::from_secs(8);

@@ -23,7 +23,7 @@ pub enum Asked {
     Answered {
         /// Says so to the agent.
         frame: ServerFrame,
-        /// None: counted. Otherwise all of it is in the ledger under this reason.
+        /// As [`Answer::refused`].
         refused: Option<Reason>,
     },
     /// Not now: it keeps its number and comes again.

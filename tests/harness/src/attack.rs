@@ -32,17 +32,19 @@ const DRAIN_MAX: Duration = Duration::from_secs(120);
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// Beyond its time an attacker is killed.
 const ATTACKER_MORE_MAX: Duration = Duration::from_secs(10);
+/// Behind an attack: what it had open is closed.
+const SETTLE: Duration = Duration::from_secs(3);
 /// Pages have connected, caches are warm.
 const WARM_UP: Duration = Duration::from_secs(10);
 
 /// What to do.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Attack {
-    /// Seconds of each attack, and of the quiet times before and after it.
+    /// Seconds of each attack, of the quiet time in front of it, and of the one behind the last.
     #[arg(long, default_value_t = 10)]
     pub seconds: u64,
-    /// How often each kind attacks, a quiet time in front of each: figures are the medians, so that one stall of the machine is not the gateway's.
-    #[arg(long, default_value_t = 5)]
+    /// How often each kind attacks: latencies are the rounds' medians, so that one stall of the machine is not the gateway's.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Well-behaved pages at once.
     #[arg(long, default_value_t = 200)]
@@ -78,23 +80,21 @@ impl Attack {
         for kind in kinds {
             let lasts = Duration::from_secs(self.seconds);
             let (mut rounds, mut rss) = (Vec::new(), Vec::new());
-            let (mut flooded, mut failure, broken) = (Flooded::default(), None, load.broken());
-            for _ in 0..self.rounds {
+            let (mut flooded, broken) = (Flooded::default(), load.broken());
+            while rounds.len() < self.rounds as usize && outcome.failure.is_none() {
                 let (before, ()) = watch(&load, gateway, &mut rss, sleep(lasts)).await;
                 let (during, attacked) = watch(&load, gateway, &mut rss, attack(attacker, kind, &target, lasts)).await;
                 rounds.push(Round { before, during });
-                match attacked {
-                    Ok(round) => flooded += round,
-                    Err(why) => failure = Some(why),
-                }
+                // Its end is part of the attack, and of no time that is looked at.
+                sleep(SETTLE).await;
+                // An attacker that fails may be but a sign of a gateway that is gone.
+                let attacked = is_well(&region).and(attacked);
+                outcome.failure = attacked.map(|round| flooded += round).err();
             }
             let (after, ()) = watch(&load, gateway, &mut rss, sleep(lasts)).await;
-            let (memory, broken) = (Memory::of(&rss), load.broken() - broken);
-            let measured = Measured { kind, flooded, rounds, after, memory, broken };
+            let measured = Measured::new(kind, flooded, rounds, after, Memory::of(&rss), load.broken() - broken);
             eprintln!("{measured}");
             outcome.attacks.push(measured);
-            let whole = region.is_whole().and_then(|()| region.gateways[0].process.said_no_error());
-            outcome.failure = failure.or(whole.err());
             if outcome.failure.is_some() {
                 break;
             }
@@ -110,8 +110,14 @@ impl Attack {
             let words = format!("{why}\n{}", region.words());
             outcome.failure.get_or_insert(words);
         }
+        outcome.failure = outcome.failure.or(is_well(&region).err());
         outcome
     }
+}
+
+/// Everybody runs, and nothing that clients did is an error of the gateway's.
+fn is_well(region: &Region) -> Result<(), String> {
+    region.is_whole().and_then(|()| region.gateways[0].process.said_no_error())
 }
 
 /// Latencies for as long as `lasts` does, and samples of the gateway's memory.
@@ -149,9 +155,10 @@ async fn attack(attacker: &std::path::Path, kind: Kind, target: &Target, lasts: 
     let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
     let until = Instant::now() + lasts + ATTACKER_MORE_MAX;
     match tokio::time::timeout_at(until, child.wait_with_output()).await {
-        Ok(Ok(output)) if output.status.success() => {
-            serde_json::from_slice(&output.stdout).map_err(|error| format!("what {} did: {error}", kind.name()))
-        }
+        Ok(Ok(output)) if output.status.success() => match serde_json::from_slice::<Flooded>(&output.stdout) {
+            Ok(flooded) if flooded.done == 0 => Err(format!("{} came to nothing: {flooded:?}", kind.name())),
+            flooded => flooded.map_err(|error| format!("what {} did: {error}", kind.name())),
+        },
         Ok(ended) => Err(format!("the attacker failed: {ended:?}")),
         Err(_) => {
             let killed = pid.map(|pid| rustix::process::kill_process(pid, Signal::KILL));

@@ -158,7 +158,7 @@ pub enum Answer<'f> {
     Unreadable,
     /// A batch or the connection was refused.
     Refused(Reason, Message<'f>),
-    /// The agent has acted on it, and this became of events, for whoever develops the page.
+    /// Acted on; the message says what became of events, for whoever develops the page.
     Noticed(Message<'f>),
     /// The agent is not wanted here and has stopped.
     Stopped(Reason, Message<'f>),

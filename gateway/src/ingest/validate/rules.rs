@@ -12,7 +12,7 @@ pub struct Rules {
     pub schema: Option<Schema>,
     /// What becomes of what looks like an e-mail address.
     pub personal_data: PersonalData,
-    /// Its sessions are told of each event that is dropped, redacted or observed.
+    /// Whoever sends is told of each event that is dropped, redacted or observed.
     pub debug: bool,
     /// What becomes of batches from browsers that a program drives.
     pub automated: Automated,

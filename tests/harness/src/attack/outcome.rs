@@ -36,6 +36,8 @@ pub struct Measured {
     pub flooded: Flooded,
     /// One behind the other.
     pub rounds: Vec<Round>,
+    /// Of the pages' p99 in them.
+    pub median: Median,
     /// A quiet time behind the last.
     pub after: Phase,
     /// The gateway's memory.
@@ -53,15 +55,26 @@ pub struct Round {
     pub during: Phase,
 }
 
-/// Of one kind of attack, resident bytes.
+/// Of the rounds of one kind of attack.
+#[derive(Debug, Serialize)]
+pub struct Median {
+    /// In the quiet times.
+    pub before_ms: f64,
+    /// In the attacks.
+    pub during_ms: f64,
+    /// Of each round's attack as a multiple of its quiet time.
+    pub ratio: f64,
+}
+
+/// Resident in one kind of attack.
 #[derive(Debug, Serialize)]
 pub struct Memory {
     /// In front of its first round.
-    pub before: u64,
+    pub before_bytes: u64,
     /// In all its rounds and quiet times.
-    pub highest: u64,
+    pub highest_bytes: u64,
     /// Behind its last round.
-    pub after: u64,
+    pub after_bytes: u64,
 }
 
 /// A time of it.
@@ -90,27 +103,25 @@ impl Memory {
     pub(super) fn of(samples: &[u64]) -> Self {
         let [before, highest, after] = [samples.first(), samples.iter().max(), samples.last()];
         let known = |sample: Option<&u64>| sample.copied().unwrap_or(0);
-        Self { before: known(before), highest: known(highest), after: known(after) }
+        Self { before_bytes: known(before), highest_bytes: known(highest), after_bytes: known(after) }
     }
 }
 
-fn mib(bytes: u64) -> String {
-    format!("{:.0}", bytes as f64 / f64::from(1 << 20))
-}
-
 impl Measured {
-    /// The pages' p99 before the attack and during it, milliseconds, and the second as a multiple of the first; of each the rounds' median.
-    pub fn p99(&self) -> [f64; 3] {
-        let median = |of: fn(&Round) -> f64| {
-            let mut of_rounds: Vec<_> = self.rounds.iter().map(of).collect();
-            of_rounds.sort_by(f64::total_cmp);
-            of_rounds.get(of_rounds.len() / 2).copied().unwrap_or(f64::NAN)
+    pub(super) fn new(
+        kind: Kind,
+        flooded: Flooded,
+        rounds: Vec<Round>,
+        after: Phase,
+        memory: Memory,
+        broken: u64,
+    ) -> Self {
+        let median = Median {
+            before_ms: median(rounds.iter().map(|round| round.before.p99_ms)),
+            during_ms: median(rounds.iter().map(|round| round.during.p99_ms)),
+            ratio: median(rounds.iter().map(|round| round.during.p99_ms / round.before.p99_ms)),
         };
-        [
-            median(|round| round.before.p99_ms),
-            median(|round| round.during.p99_ms),
-            median(|round| round.during.p99_ms / round.before.p99_ms),
-        ]
+        Self { kind, flooded, rounds, median, after, memory, broken }
     }
 }
 
@@ -124,18 +135,18 @@ impl Outcome {
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, flooded, after, memory, broken, .. } = self;
-        let [before, during, ratio] = self.p99();
+        let Median { before_ms, during_ms, ratio } = self.median;
         write!(
             f,
-            "{}: {} tries, {} {}; p99 {before:.1} → {during:.1} ({ratio:.2}) → {:.1} ms, memory {} → {} → {} MiB, {broken} connections of pages broke",
+            "{}: {} tries, {} {}; p99 {before_ms:.1} → {during_ms:.1} ms ({ratio:.2}) → {:.1} ms, memory {} → {} → {} MiB, {broken} connections of pages broke",
             kind.name(),
             flooded.tries,
             flooded.done,
             kind.unit(),
             after.p99_ms,
-            mib(memory.before),
-            mib(memory.highest),
-            mib(memory.after),
+            mib(memory.before_bytes),
+            mib(memory.highest_bytes),
+            mib(memory.after_bytes),
         )
     }
 }
@@ -158,18 +169,18 @@ impl fmt::Display for Outcome {
         ]);
         for attack in &self.attacks {
             let ms = |ms: f64| format!("{ms:.1}");
-            let [before, during, ratio] = attack.p99();
+            let Median { before_ms, during_ms, ratio } = attack.median;
             table.add_row([
                 attack.kind.name(),
                 attack.flooded.tries.to_string(),
                 format!("{} {}", attack.flooded.done, attack.kind.unit()),
-                ms(before),
-                ms(during),
+                ms(before_ms),
+                ms(during_ms),
                 ms(attack.after.p99_ms),
                 format!("{ratio:.2}"),
-                mib(attack.memory.before),
-                mib(attack.memory.highest),
-                mib(attack.memory.after),
+                mib(attack.memory.before_bytes),
+                mib(attack.memory.highest_bytes),
+                mib(attack.memory.after_bytes),
                 attack.broken.to_string(),
             ]);
         }
@@ -180,5 +191,40 @@ impl fmt::Display for Outcome {
             (None, Some(difference)) => write!(f, "audit difference: {difference}"),
             (None, None) => write!(f, "nothing was audited"),
         }
+    }
+}
+
+/// NaN of nothing.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    match (values.len() / 2, values.len() % 2) {
+        (0, 0) => f64::NAN,
+        (middle, 0) => (values[middle - 1] + values[middle]) / 2.0,
+        (middle, _) => values[middle],
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.0}", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_medians_and_memory_is_that_of_the_whole() {
+        let phase = |p99_ms| Phase { acknowledged: 1, p50_ms: 1.0, p99_ms };
+        let round = |(before, during)| Round { before: phase(before), during: phase(during) };
+        let rounds = [(2.0, 8.0), (4.0, 4.0), (1.0, 100.0)].map(round).into();
+        let measured =
+            Measured::new(Kind::Botnet, Flooded { tries: 1, done: 1 }, rounds, phase(1.0), Memory::of(&[3, 9, 4]), 0);
+        let Median { before_ms, during_ms, ratio } = measured.median;
+        assert_eq!([before_ms, during_ms, ratio], [2.0, 8.0, 4.0]);
+        let Memory { before_bytes, highest_bytes, after_bytes } = measured.memory;
+        assert_eq!([before_bytes, highest_bytes, after_bytes], [3, 9, 4]);
+        assert_eq!(median([4.0, 1.0, 2.0, 9.0].into_iter()), 3.0);
+        assert!(median([].into_iter()).is_nan());
     }
 }

@@ -35,7 +35,7 @@ fn a_refusal_for_the_sites_the_origins_or_the_keys_sake_stops_the_agent() {
 }
 
 #[test]
-fn a_notice_is_for_the_developer_and_changes_nothing() {
+fn what_became_of_events_is_for_the_developer_whether_the_batch_is_answered_by_it_or_not() {
     let mut device = Device::connected();
     device.batch();
     let sid = decode(&device.sent[0]).sid;
@@ -44,7 +44,8 @@ fn a_notice_is_for_the_developer_and_changes_nothing() {
     assert_eq!(device.agent.receive(device.now_ms, &bytes), Answer::Noticed(b"not counted"));
     device.run();
     assert!(device.settled.is_empty(), "the batch still waits for its answer");
-    // By POST the acknowledgement brings it.
+
+    // By POST the answer brings it.
     let ack = wire::Ack { sid, seqs: vec![1], message: "event 0: not counted".into(), ..Default::default() };
     let bytes = wire::ServerFrame { frame: Some(Said::Ack(ack)) }.encode_to_vec();
     assert_eq!(device.agent.receive(device.now_ms, &bytes), Answer::Noticed(b"event 0: not counted"));
