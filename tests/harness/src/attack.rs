@@ -88,8 +88,13 @@ impl Attack {
                 // Its end is part of the attack, and of no time that is looked at.
                 sleep(SETTLE).await;
                 // An attacker that fails may be but a sign of a gateway that is gone.
-                let attacked = is_well(&region).and(attacked);
-                outcome.failure = attacked.map(|round| flooded += round).err();
+                match is_well(&region).and(attacked) {
+                    Ok(Flooded { tries, done }) => {
+                        flooded.tries += tries;
+                        flooded.done += done;
+                    }
+                    Err(why) => outcome.failure = Some(why),
+                }
             }
             let (after, ()) = watch(&load, gateway, &mut rss, sleep(lasts)).await;
             let measured = Measured::new(kind, flooded, rounds, after, Memory::of(&rss), load.broken() - broken);

@@ -67,13 +67,6 @@ pub struct Flooded {
     pub done: u64,
 }
 
-impl std::ops::AddAssign for Flooded {
-    fn add_assign(&mut self, more: Self) {
-        self.tries += more.tries;
-        self.done += more.done;
-    }
-}
-
 /// One of them.
 #[derive(Clone)]
 pub(super) struct Attacker {

@@ -136,18 +136,11 @@ impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, flooded, after, memory, broken, .. } = self;
         let Median { before_ms, during_ms, ratio } = self.median;
-        write!(
-            f,
-            "{}: {} tries, {} {}; p99 {before_ms:.1} → {during_ms:.1} ms ({ratio:.2}) → {:.1} ms, memory {} → {} → {} MiB, {broken} connections of pages broke",
-            kind.name(),
-            flooded.tries,
-            flooded.done,
-            kind.unit(),
-            after.p99_ms,
-            mib(memory.before_bytes),
-            mib(memory.highest_bytes),
-            mib(memory.after_bytes),
-        )
+        let after_ms = after.p99_ms;
+        write!(f, "{}: {} tries, {} {}; ", kind.name(), flooded.tries, flooded.done, kind.unit())?;
+        write!(f, "p99 {before_ms:.1} → {during_ms:.1} ms ({ratio:.2}) → {after_ms:.1} ms, ")?;
+        let [before, highest, after] = [memory.before_bytes, memory.highest_bytes, memory.after_bytes].map(mib);
+        write!(f, "memory {before} → {highest} → {after} MiB, {broken} connections of pages broke")
     }
 }
 
